@@ -1,0 +1,19 @@
+"""Built-in storybook at 32 px, one object a scene, sized for a 2-core CPU.
+
+python train.py
+"""
+
+from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+
+
+def config() -> Config:
+    """The run."""
+    return Config(
+        steps=1800,
+        batch=64,
+        data=DataConfig(source="storybook", size=32, objects=1),
+        text=TextConfig(encoder="rnn", length=20, layers=1),
+        model=ModelConfig(blocks=1, attention=(8,)),
+        loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
+        optim=OptimConfig(lr=(3e-4, 7.5e-5)),
+    )

@@ -1,0 +1,21 @@
+"""Storybook at 64 px, one or two objects a scene. One GPU.
+
+python train.py storybook64
+Not yet run to its end.
+"""
+
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+
+
+def config() -> Config:
+    """The run."""
+    return Config(
+        steps=20_000,
+        batch=256,
+        data=DataConfig(source="storybook", size=64, objects=2, threads=8, prefetch=16),
+        text=TextConfig(encoder="transformer", length=32, width=256, layers=2),
+        model=ModelConfig(width=256, style=512, blocks=2, noise=128, attention=(8, 16), critic_width=256, critic_blocks=(2, 2, 2)),
+        loss=LossConfig(gamma=(5.0, 0.5)),
+        optim=OptimConfig(lr=(2e-4, 5e-5)),
+        log=LogConfig(metrics=25_600, samples=256_000, checkpoint=256_000),
+    )

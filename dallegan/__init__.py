@@ -1,0 +1,7 @@
+"""dallegan: the open JAX text-to-image GAN. `load` a model, `model.sample` captions; everything under it is pure functions."""
+
+from dallegan.errors import UserError
+from dallegan.sampling import Model, load
+
+__version__ = "0.1.0"
+__all__ = ["Model", "UserError", "load"]

@@ -1,0 +1,206 @@
+"""Every setting of a run, with its unit: frozen dataclasses, filled by `configs/NAME.py` and overridden by flags."""
+
+import dataclasses
+import difflib
+import importlib.util
+import json
+import pathlib
+from typing import Any, Literal
+
+from dallegan.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where captioned pictures come from."""
+
+    source: str = "storybook"  # storybook | emoji | folder:PATH
+    size: int = 32  # picture side, pixels
+    objects: int = 1  # most objects in a storybook scene
+    hard_negatives: float = 0.5  # share of the negative captions that swap one attribute of the true one
+    flip: bool = False  # mirror half of the pictures whose caption names no side
+    threads: int = 2  # decode threads
+    prefetch: int = 4  # batches made ahead
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Tokenizer and the two text encoders (the generator's and the discriminator's own)."""
+
+    encoder: Literal["transformer", "rnn"] = "transformer"
+    vocab: int = 1024  # most sentencepiece tokens, 256 of them bytes
+    length: int = 24  # tokens a caption is padded or cut to
+    width: int = 128  # features D of the sentence and token vectors
+    layers: int = 2
+    heads: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Generator, decoder and discriminator."""
+
+    recipe: Literal["residual", "dcgan"] = "residual"  # dcgan: the plain convolution stack of Radford et al. 2016
+    noise: int = 64  # dimensions of the latent
+    style: int = 256  # width of the mapping of sentence and noise that modulates the blocks
+    width: int = 128  # channels of the tied upsampling block; keep >= 128
+    base: int = 8  # side of the generator's feature map; the decoder doubles it up to size / patch
+    patch: int = 2  # the decoder's head paints patch x patch pixels a feature
+    blocks: int = 1  # residual blocks inside the upsampling block
+    tied: bool = True  # the decoder runs the generator's own upsampling block
+    attention: tuple[int, ...] = (8, 16)  # sides of feature maps that attend to the caption's tokens
+    critic_width: int = 128  # discriminator channels at full trunk resolution, doubled (to 512 at most) at each halving
+    critic_patch: int = 4  # the discriminator reads patch x patch pixels a feature
+    critic_blocks: tuple[int, ...] = (2, 1)  # residual blocks at each resolution of the discriminator, finest first
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Objective of the game. γ follows a cosine from its first to its second value."""
+
+    adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"
+    gamma: tuple[float, float] = (1.0, 0.1)  # weight of R1 and R2
+    r2: bool = True  # penalize gradients at generated pictures too
+    penalty_share: float = 1.0  # share of each batch that the penalties are computed on
+    matching: float = 1.0  # weight of the caption-matching term
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """Adam for both players; schedules are fractions of the run, so they scale with its budget in images."""
+
+    lr: tuple[float, float] = (2e-4, 5e-5)  # cosine from, to
+    warmup: float = 0.01  # fraction of the run over which the rate rises from 0
+    beta1: float = 0.0
+    beta2: tuple[float, float] = (0.9, 0.99)  # rises over the first fifth of the run
+    ema: float = 0.02  # final half-life of the moving average of the generator, fraction of the run
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How one step is spread over devices."""
+
+    strategy: Literal["jit", "pmap"] = "jit"
+    fsdp: int = 1  # devices that share one copy of the parameters
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """How often the run reports and saves."""
+
+    metrics: int = 1600  # images between lines of metrics.jsonl
+    samples: int = 10_000  # images between sample grids
+    checkpoint: int = 10_000  # images between checkpoints
+    keep: int = 2  # checkpoints kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run."""
+
+    workdir: str = ""  # where everything is written; "" means runs/PRESET
+    steps: int = 1000  # budget: training steps of `batch` images each
+    batch: int = 64  # images a step, over all devices
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    text: TextConfig = TextConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def images(self) -> int:
+        """The budget in images."""
+        return self.steps * self.batch
+
+
+def _power_of_two(n: float) -> bool:
+    return n >= 1 and n == int(n) and int(n) & (int(n) - 1) == 0
+
+
+def check(config: Config) -> None:
+    """Raises UserError for settings that contradict each other, before anything is allocated."""
+    c, m = config, config.model
+    for name, value in (("steps", c.steps), ("batch", c.batch), ("text.length", c.text.length), ("log.metrics", c.log.metrics), ("log.keep", c.log.keep)):
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if not _power_of_two(m.base / 4):
+        raise UserError(f"--model.base {m.base}: the generator doubles from 4, so 4, 8, 16, ...")
+    unit = m.base * m.patch if m.recipe == "residual" else 4
+    if not _power_of_two(c.data.size / unit):
+        raise UserError(
+            f"--data.size {c.data.size}: must be {unit} (model.base x model.patch) times a power of two, for example {', '.join(str(unit * 2**i) for i in range(1, 4))}"
+        )
+    if c.text.vocab < 300:
+        raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
+    if c.text.width % c.text.heads:
+        raise UserError(f"--text.width {c.text.width}: must be a multiple of --text.heads {c.text.heads}")
+    if not 0 < c.loss.penalty_share <= 1:
+        raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be in (0, 1]")
+
+
+def _folders() -> list[pathlib.Path]:
+    package = pathlib.Path(__file__).parent
+    return [f for f in (package / "configs", package.parent / "configs") if f.is_dir()]
+
+
+def presets() -> list[str]:
+    """Names of the presets, in a checkout or an installed wheel."""
+    return sorted({p.stem for folder in _folders() for p in folder.glob("*.py")})
+
+
+def load_preset(name: str) -> Config:
+    """The configuration in `configs/NAME.py`; UserError if there is none."""
+    for folder in _folders():
+        path = folder / f"{name}.py"
+        if name.isidentifier() and path.is_file():
+            spec = importlib.util.spec_from_file_location(f"dallegan_config_{name}", path)
+            assert spec and spec.loader
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return dataclasses.replace(module.config(), workdir=f"runs/{name}")
+    near = difflib.get_close_matches(name, presets(), 1)
+    raise UserError(f"no preset {name!r}{f'; did you mean {near[0]}?' if near else ''} Presets: {', '.join(presets())}")
+
+
+def to_json(config: Config) -> str:
+    """The configuration as JSON text."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+    """The configuration that `to_json` wrote; UserError where the text is something else."""
+    try:
+        return _build(Config, json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"not a dallegan configuration: {error}") from None
+
+
+def _build(kind: Any, values: dict[str, Any]) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := set(values) - set(fields):
+        raise TypeError(f"unknown settings {', '.join(sorted(unknown))} (written by a newer version?)")
+    made = {}
+    for name, value in values.items():
+        kindof = fields[name].type
+        made[name] = _build(kindof, value) if dataclasses.is_dataclass(kindof) else tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{"data.size": 32, ...}."""
+    flat: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(config).items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+FREE = ("workdir", "parallel.strategy", "parallel.fsdp", "data.threads", "data.prefetch", "log.metrics", "log.samples", "log.checkpoint", "log.keep")
+
+
+def conflicts(old: Config, new: Config) -> list[str]:
+    """Settings that may not change when a run goes on, as "name: old -> new" lines."""
+    a, b = flatten(old), flatten(new)
+    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k not in FREE]

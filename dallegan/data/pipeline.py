@@ -1,0 +1,69 @@
+"""Batches as a pure function of (seed, step): the state of the pipeline is the step, so resuming is slicing."""
+
+import random
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from dallegan.config import Config
+from dallegan.data.source import Source
+from dallegan.errors import UserError
+from dallegan.tokenizer import Tokenizer
+
+HostBatch = dict[str, np.ndarray]
+SIDED = ("left", "right", "左", "右")  # a caption with one of these forbids mirroring
+
+
+def make_source(config: Config, split: str = "train") -> Source:
+    """The source that `data.source` names. UserError for an unknown name, a missing folder, an absent extra."""
+    data = config.data
+    kind, _, rest = data.source.partition(":")
+    if kind == "storybook" and not rest:
+        from dallegan.data.storybook import Storybook
+
+        return Storybook(data.size, split, config.seed, data.objects, data.hard_negatives)
+    if kind == "emoji" and not rest:
+        from dallegan.data.emoji import Emoji
+
+        return Emoji(data.size, split, config.seed)
+    if kind == "folder" and rest:
+        from dallegan.data.folder import Folder
+
+        return Folder(rest, data.size, threads=data.threads)
+    raise UserError(f"--data.source {data.source!r}: choose storybook, emoji or folder:PATH")
+
+
+def make_tokenizer(source: Source, config: Config) -> Tokenizer:
+    """A tokenizer trained on the source's captions."""
+    return Tokenizer.train(source.captions(20_000), config.text.vocab, config.text.length)
+
+
+def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: int = 0, shards: int = 1) -> grain.MapDataset:
+    """Element s is this process's rows of global batch s: image uint8[B/n, H, W, 3], tokens and negative i32[B/n, T]."""
+
+    def load(index: int, rng: np.random.Generator) -> HostBatch:
+        found = source.example(index, rng)
+        false = found.negative
+        if false is None:  # another picture's caption; an equal one is masked by the loss
+            false = source.example(int(rng.integers(len(source))), rng).caption
+        image = found.image
+        if config.data.flip and rng.random() < 0.5 and not any(word in found.caption.lower() for word in SIDED):
+            image = image[:, ::-1]
+        tokens, negative = tokenizer.encode([found.caption, false], quiet=True)
+        return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
+
+    order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
+    return order.random_map(load).batch(config.batch // shards)[shard::shards]
+
+
+def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Iterator[HostBatch]:
+    """Batches from step `start` on, made ahead by `data.threads` threads."""
+    options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
+    return iter(dataset[start:].to_iter_dataset(options))
+
+
+def caption_of(source: Source, count: int, seed: int = 0) -> list[str]:
+    """`count` captions of a source, for prompts."""
+    rng = random.Random(seed)
+    return [source.example(rng.randrange(len(source)), np.random.default_rng(seed)).caption for _ in range(count)]

@@ -1,0 +1,103 @@
+"""Pictures in and out: any file to uint8[size, size, 3], arrays to captioned grids and PNGs with their prompt inside."""
+
+import functools
+import io
+import pathlib
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+
+MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
+FONT = pathlib.Path(__file__).parent / "assets" / "NotoSansSC-subset.ttf"
+
+
+class ImageError(ValueError):
+    """A file that is not a usable picture; the message says why."""
+
+
+def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
+    """uint8[size, size, 3]: EXIF-rotated, transparency over white, shorter side resized to `size`, centre-cropped.
+
+    Raises ImageError for broken, truncated or huge (> 64 megapixel) files.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is checked here
+            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+                image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+        return np.asarray(ImageOps.fit(_rgb(upright), (size, size), Image.Resampling.LANCZOS))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError("too many pixels") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
+        raise ImageError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I", "F"):  # 16-bit grey: Pillow would clip it
+        grey = np.asarray(image, np.float32)
+        return Image.fromarray((grey / max(1.0, 257.0 if grey.max() > 255 else 1.0)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Noto Sans SC (SIL Open Font Licence), cut down to Latin and the GB 2312 level 1 ideographs."""
+    return ImageFont.truetype(str(FONT), size)
+
+
+def _lines(text: str, width: int, size: int, most: int) -> list[str]:
+    """Breaks text to a width in pixels: at spaces where there are any, else between characters."""
+    lines, line = [], ""
+    for word in [w + " " for w in text.split(" ")] if " " in text else list(text):
+        if line and font(size).getlength((line + word).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += word
+    lines.append(line.rstrip())
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1].rstrip() + "…"]
+    return lines
+
+
+def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: int = 128) -> Image.Image:
+    """Rows of pictures uint8[H, W, 3], each row under its caption. Small pictures are enlarged by whole pixels."""
+    size, gap = 15, 4
+    columns = max(len(row) for row in rows)
+    scale = max(1, cell // rows[0][0].shape[0])
+    side = rows[0][0].shape[0] * scale
+    width = columns * (side + gap) + gap
+    texts = [_lines(text[:400], width - 2 * gap, size, 2) for text in captions]
+    heights = [len(t) * (size + 5) + side + 2 * gap for t in texts]
+    sheet = Image.new("RGB", (width, sum(heights) + gap), "white")
+    draw, y = ImageDraw.Draw(sheet), gap
+    for row, text, height in zip(rows, texts, heights, strict=True):
+        for i, line in enumerate(text):
+            draw.text((gap, y + i * (size + 5) - 2), line, fill="black", font=font(size))
+        for i, picture in enumerate(row):
+            enlarged = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (gap + i * (side + gap), y + len(text) * (size + 5)))
+        y += height
+    return sheet
+
+
+def save_png(image: Image.Image, path: str | pathlib.Path, info: Mapping[str, str]) -> None:
+    """Writes a PNG with `info` as its text metadata; the file appears whole or not at all."""
+    text = PngImagePlugin.PngInfo()
+    for key, value in info.items():
+        text.add_itxt(key, value.encode("utf-8", "replace").decode())
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.name}.part")
+    image.save(partial, "PNG", pnginfo=text)
+    partial.replace(path)

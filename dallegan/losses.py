@@ -1,0 +1,44 @@
+"""Objectives of the two players, on scores f32[B]; each cites its equation. All are means over pictures, in float32."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+softplus = jax.nn.softplus
+
+
+def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """What the discriminator minimizes, given scores of real and generated pictures of the same captions.
+
+    rpgan: E softplus(D(fake) - D(real)), relativistic pairing (arXiv 1807.00734; R3GAN, arXiv 2501.05441, eq. 2).
+    hinge: E max(0, 1 - D(real)) + E max(0, 1 + D(fake)) (arXiv 1705.02894).
+    nonsaturating: E softplus(-D(real)) + E softplus(D(fake)), the cross-entropy of arXiv 1406.2661.
+    """
+    if kind == "rpgan":
+        return jnp.mean(softplus(fake - real))
+    if kind == "hinge":
+        return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
+    return jnp.mean(softplus(-real)) + jnp.mean(softplus(fake))
+
+
+def generator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """What encoder, generator and decoder minimize: the mirrored pairing (rpgan), -E D(fake) (hinge) or E softplus(-D(fake))."""
+    if kind == "rpgan":
+        return jnp.mean(softplus(real - fake))
+    if kind == "hinge":
+        return -jnp.mean(fake)
+    return jnp.mean(softplus(-fake))
+
+
+def matching_loss(own: jax.Array, other: jax.Array, valid: jax.Array) -> jax.Array:
+    """E softplus(D(real, other) - D(real, own)): a real picture prefers its caption to a false one, after the
+    matching-aware discriminator of arXiv 1605.05396; `valid` bool[B] masks false captions equal to the true one."""
+    return jnp.mean(softplus(other - own) * valid)
+
+
+def gradient_penalty(score: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
+    """f32[B]: squared norm of each picture's gradient, ||∇x D(x)||²; zero-centred R1 at real pictures (arXiv 1801.04406,
+    eq. 9) and R2 at generated ones. `score` maps f32[B, H, W, 3] to f32[B] and must not mix pictures."""
+    gradient = jax.grad(lambda x: jnp.sum(score(x)))(image)
+    return jnp.sum(jnp.square(gradient.astype(jnp.float32)), (1, 2, 3))

@@ -1,0 +1,56 @@
+"""Box 3, the Decoder: feature map to picture, by running the generator's own upsampling block again at each doubling."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dallegan.config import ModelConfig
+from dallegan.models.encoder import Text
+from dallegan.models.generator import Modulate, UpBlock
+from dallegan.models.layers import Conv3, Dtype, depth_to_space, lrelu
+
+
+class Decoder(nn.Module):
+    """`up` is the generator's block (tied), or None for a block of its own at each scale."""
+
+    config: ModelConfig
+    size: int
+    up: UpBlock | None
+    depth: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h_BHWC: jax.Array, w_BS: jax.Array, text: Text) -> jax.Array:
+        """[B, base, base, C] -> f32[B, size, size, 3] in [-1, 1]."""
+        c, x = self.config, h_BHWC
+        while (side := 2 * x.shape[1]) <= self.size // c.patch:
+            up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
+            x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
+        # a 3×3 head sees its neighbours, so that pixel patches meet without a seam
+        pixels = Conv3(3 * c.patch**2, icnr(c.patch), self.dtype, name="head")(lrelu(x))
+        return jnp.tanh(depth_to_space(pixels, c.patch).astype(jnp.float32))
+
+
+def icnr(patch: int) -> nn.initializers.Initializer:
+    """All pixels of a patch start with the same weights, so that the first pictures have no checkerboard (arXiv 1707.02937)."""
+    one = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
+    return lambda key, shape, dtype=jnp.float32: jnp.tile(one(key, (*shape[:-1], 3), dtype), patch**2)
+
+
+class DcganDecoder(nn.Module):
+    """The baseline's further transposed convolutions, of its own weights, halving the channels at each doubling."""
+
+    size: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, h_BHWC: jax.Array) -> jax.Array:
+        """[B, 8, 8, C] -> f32[B, size, size, 3] in [-1, 1]."""
+        normal, x = nn.initializers.normal(0.02), h_BHWC
+        i = 0
+        while 2 * x.shape[1] < self.size:
+            x = nn.ConvTranspose(x.shape[-1] // 2, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name=f"conv{i}")(x)
+            x = jax.nn.relu(nn.GroupNorm(1, dtype=self.dtype, name=f"norm{i}")(x))
+            i += 1
+        x = nn.ConvTranspose(3, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name="head")(x)
+        return jnp.tanh(x.astype(jnp.float32))

@@ -1,0 +1,99 @@
+"""Box 4, the Discriminator: picture and caption to a score, real or generated and does it match; its own text encoder.
+
+The picture's trunk and the caption's encoder meet only in `score`, so that one pass over the pictures serves true and false
+captions alike.
+"""
+
+import math
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dallegan.config import ModelConfig
+from dallegan.models.encoder import Text
+from dallegan.models.layers import Conv3, Dtype, Residual, he, lrelu, space_to_depth
+
+
+class Seen(flax.struct.PyTreeNode):
+    """What the discriminator's trunk makes of a picture."""
+
+    whole: jax.Array  # [B, F]
+    regions: jax.Array  # [B, N, R]
+
+
+class Discriminator(nn.Module):
+    """A residual trunk over patch embeddings down to 4×4; the score is a scalar head, a projection and token attention."""
+
+    config: ModelConfig
+    dtype: Dtype = jnp.float32
+    features: int = 256  # F, of the whole picture
+    region_features: int = 128  # R, of each region
+
+    def setup(self) -> None:
+        dense = lambda n, init=None: nn.Dense(n, kernel_init=init or nn.initializers.lecun_normal(), dtype=self.dtype)
+        self.whole, self.head = dense(self.features, he()), dense(1)
+        self.project = dense(self.features)
+        self.key, self.value, self.region = (nn.Dense(self.region_features, use_bias=False, dtype=self.dtype) for _ in range(3))
+
+    @nn.compact
+    def see(self, image_BHWC: jax.Array) -> Seen:
+        """f32[B, H, W, 3] in [-1, 1] -> features of the whole and of each region."""
+        c, width = self.config, self.config.critic_width
+        depth = sum(c.critic_blocks)
+        x = space_to_depth(image_BHWC.astype(self.dtype), c.critic_patch)
+        x = Conv3(width, he(0.7), self.dtype, name="stem")(x)
+        regions = None
+        stages = int(math.log2(x.shape[1] // 4)) + 1
+        for stage in range(stages):
+            for i in range(c.critic_blocks[min(stage, len(c.critic_blocks) - 1)]):
+                x = Residual(width, depth, self.dtype, name=f"residual{stage}_{i}")(x)
+            if x.shape[1] <= 8 and regions is None:  # regions at 8×8, or 4×4 where the trunk starts there
+                regions = self.region(lrelu(x)).reshape(x.shape[0], -1, self.region_features)
+            if stage < stages - 1:
+                width = max(width, min(2 * width, 512))
+                x = nn.Dense(width, kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}")(space_to_depth(x, 2))
+        whole = lrelu(self.whole(lrelu(x).reshape(x.shape[0], -1)))
+        return Seen(whole, regions)
+
+    def score(self, seen: Seen, text: Text) -> jax.Array:
+        """f32[B]: realism + <projected sentence, whole> (arXiv 1802.05637, eq. 3) + each token against the regions it attends to (arXiv 1711.10485, eq. 7-9)."""
+        realism = self.head(seen.whole)[:, 0]
+        sentence = jnp.sum(self.project(text.sentence) * seen.whole, -1) / math.sqrt(self.features)
+        temperature = math.sqrt(self.region_features)
+        logits = jnp.einsum("btr,bnr->btn", self.key(text.tokens), seen.regions).astype(jnp.float32) / temperature
+        context = jnp.einsum("btn,bnr->btr", jax.nn.softmax(logits).astype(self.dtype), seen.regions)
+        words = jnp.sum(self.value(text.tokens) * context, -1) / temperature
+        words = jnp.sum(words * text.mask, 1) / jnp.sum(text.mask, 1)
+        return realism.astype(jnp.float32) + sentence.astype(jnp.float32) + words.astype(jnp.float32)
+
+
+class DcganDiscriminator(nn.Module):
+    """The baseline: strided convolutions to 4×4, the sentence tiled onto the map (arXiv 1605.05396)."""
+
+    channels: int = 64
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        normal = nn.initializers.normal(0.02)
+        self.sentence = nn.Dense(128, kernel_init=normal, dtype=self.dtype)
+        self.join = nn.Conv(self.channels * 4, (1, 1), kernel_init=normal, dtype=self.dtype)
+        self.head = nn.Dense(1, kernel_init=normal, dtype=self.dtype)
+
+    @nn.compact
+    def see(self, image_BHWC: jax.Array) -> Seen:
+        """f32[B, H, W, 3] -> regions [B, 16, F]."""
+        normal, x, width, i = nn.initializers.normal(0.02), image_BHWC.astype(self.dtype), self.channels, 0
+        while x.shape[1] > 4:
+            x = nn.Conv(width, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name=f"conv{i}")(x)
+            x = lrelu(x if i == 0 else nn.GroupNorm(1, dtype=self.dtype, name=f"norm{i}")(x))
+            width, i = min(2 * width, 512), i + 1
+        return Seen(x.reshape(x.shape[0], -1), x.reshape(x.shape[0], 16, -1))
+
+    def score(self, seen: Seen, text: Text) -> jax.Array:
+        """f32[B]."""
+        words = lrelu(self.sentence(text.sentence))[:, None]
+        x = jnp.concatenate([seen.regions, jnp.broadcast_to(words, (*seen.regions.shape[:2], words.shape[-1]))], -1)
+        x = lrelu(self.join(x.reshape(-1, 4, 4, x.shape[-1])))
+        return self.head(x.reshape(x.shape[0], -1))[:, 0].astype(jnp.float32)

@@ -1,0 +1,57 @@
+"""Box 1, the Encoder: caption tokens to one sentence vector and per-token features, trained by the discriminator's feedback."""
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from dallegan.config import TextConfig
+from dallegan.models.layers import Dtype, attend
+
+
+class Text(flax.struct.PyTreeNode):
+    """An encoded caption."""
+
+    sentence: jax.Array  # f32[B, D]
+    tokens: jax.Array  # f32[B, T, D]
+    mask: jax.Array  # bool[B, T], true at real tokens
+
+
+class Encoder(nn.Module):
+    """`transformer` (pre-norm, arXiv 2002.04745) or `rnn` (bidirectional GRU, arXiv 1406.1078) over token embeddings."""
+
+    config: TextConfig
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tok_BT: jax.Array) -> Text:
+        """tok_BT i32[B, T], 0 is padding."""
+        c = self.config
+        mask = tok_BT != 0
+        mask = mask | (jnp.arange(tok_BT.shape[1]) == 0)  # an all-padding row still has one token to attend to
+        x = nn.Embed(c.vocab, c.width, embedding_init=nn.initializers.normal(0.5), dtype=self.dtype, name="embed")(tok_BT)
+        x = self._transformer(x, mask) if c.encoder == "transformer" else self._rnn(x, mask)
+        x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
+        mean = jnp.sum(x * mask[..., None], 1) / jnp.sum(mask, 1, keepdims=True)
+        sentence = nn.Dense(c.width, dtype=self.dtype, name="sentence")(mean.astype(self.dtype))
+        return Text(sentence.astype(jnp.float32), x.astype(jnp.float32), mask)
+
+    def _transformer(self, x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
+        c = self.config
+        x = x_BTD + self.param("position", nn.initializers.normal(0.5), (c.length, c.width)).astype(self.dtype)[: x_BTD.shape[1]]
+        for i in range(c.layers):
+            h = nn.LayerNorm(dtype=self.dtype, name=f"norm{i}a")(x)
+            q, k, v = jnp.split(nn.Dense(3 * c.width, dtype=self.dtype, name=f"qkv{i}")(h), 3, -1)
+            x = x + nn.Dense(c.width, dtype=self.dtype, name=f"out{i}")(attend(q, k, v, mask_BT, c.heads))
+            h = nn.LayerNorm(dtype=self.dtype, name=f"norm{i}b")(x)
+            h = jax.nn.gelu(nn.Dense(4 * c.width, dtype=self.dtype, name=f"up{i}")(h))
+            x = x + nn.Dense(c.width, dtype=self.dtype, name=f"down{i}")(h)
+        return x
+
+    def _rnn(self, x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
+        c = self.config
+        lengths = jnp.sum(mask_BT, 1)
+        for i in range(c.layers):
+            forward, backward = (nn.RNN(nn.GRUCell(c.width // 2, dtype=self.dtype, name=f"{way}{i}")) for way in ("forward", "backward"))
+            x_BTD = nn.Bidirectional(forward, backward, name=f"bidirectional{i}")(x_BTD, seq_lengths=lengths)
+        return x_BTD

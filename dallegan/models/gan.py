@@ -1,0 +1,149 @@
+"""The four boxes composed: pure functions over one pytree of parameters."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dallegan.config import ModelConfig, TextConfig
+from dallegan.models.decoder import DcganDecoder, Decoder
+from dallegan.models.discriminator import DcganDiscriminator, Discriminator, Seen
+from dallegan.models.encoder import Encoder, Text
+from dallegan.models.generator import DcganGenerator, Generator, Mapping, UpBlock
+from dallegan.models.layers import Dtype
+
+Params = dict[str, Any]
+
+
+class Synthesis(nn.Module):
+    """The generating side: encoder, generator and decoder, and what the last two share."""
+
+    text: TextConfig
+    model: ModelConfig
+    size: int
+    dtype: Dtype
+
+    def setup(self) -> None:
+        c = self.model
+        self.encoder = Encoder(self.text, self.dtype)
+        if c.recipe == "dcgan":
+            self.generator = DcganGenerator(c, 2 * self.size * 8 // 2, self.dtype)
+            self.decoder = DcganDecoder(self.size, self.dtype)
+            return
+        depth = c.blocks * int(math.log2(self.size // c.patch // 4))
+        self.mapping = Mapping(c, self.dtype)
+        self.up = UpBlock(c, depth, self.dtype)
+        self.generator = Generator(c, self.up, self.dtype)
+        self.decoder = Decoder(c, self.size, self.up if c.tied else None, depth, self.dtype)
+
+    def encode(self, tok_BT: jax.Array) -> Text:
+        return self.encoder(tok_BT)
+
+    def generate(self, text: Text, noise_BZ: jax.Array) -> jax.Array:
+        if self.model.recipe == "dcgan":
+            return self.generator(text, noise_BZ)
+        return self.generator(self.mapping(text, noise_BZ), text)
+
+    def decode(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
+        if self.model.recipe == "dcgan":
+            return self.decoder(h_BHWC)
+        return self.decoder(h_BHWC, self.mapping(text, noise_BZ), text)
+
+    def __call__(self, tok_BT: jax.Array, noise_BZ: jax.Array) -> jax.Array:
+        text = self.encode(tok_BT)
+        return self.decode(self.generate(text, noise_BZ), text, noise_BZ)
+
+
+class Critic(nn.Module):
+    """The judging side: discriminator and its own text encoder."""
+
+    text: TextConfig
+    model: ModelConfig
+    dtype: Dtype
+
+    def setup(self) -> None:
+        self.encoder = Encoder(self.text, self.dtype)
+        self.discriminator = DcganDiscriminator(dtype=self.dtype) if self.model.recipe == "dcgan" else Discriminator(self.model, self.dtype)
+
+    def encode(self, tok_BT: jax.Array) -> Text:
+        return self.encoder(tok_BT)
+
+    def see(self, image_BHWC: jax.Array) -> Seen:
+        return self.discriminator.see(image_BHWC)
+
+    def score(self, seen: Seen, text: Text) -> jax.Array:
+        return self.discriminator.score(seen, text)
+
+    def __call__(self, image_BHWC: jax.Array, tok_BT: jax.Array) -> jax.Array:
+        return self.score(self.see(image_BHWC), self.encode(tok_BT))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gan:
+    """The system. `params` is {"generator": ..., "discriminator": ...}; nothing here holds state, everything jits, vmaps and differentiates."""
+
+    text: TextConfig
+    model: ModelConfig
+    size: int
+    dtype: Dtype = jnp.float32
+
+    @functools.cached_property
+    def synthesis(self) -> Synthesis:
+        """The linen module behind encode, generate and decode."""
+        return Synthesis(self.text, self.model, self.size, self.dtype)
+
+    @functools.cached_property
+    def critic(self) -> Critic:
+        """The linen module behind discriminate."""
+        return Critic(self.text, self.model, self.dtype)
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh float32 parameters."""
+        tokens, noise = jnp.ones((1, self.text.length), jnp.int32), jnp.zeros((1, self.model.noise))
+        kg, kd = jax.random.split(key)
+        return {
+            "generator": self.synthesis.init(kg, tokens, noise)["params"],
+            "discriminator": self.critic.init(kd, jnp.zeros((1, self.size, self.size, 3)), tokens)["params"],
+        }
+
+    def encode(self, params: Params, tokens: jax.Array) -> Text:
+        """i32[B, T] -> Text: sentence f32[B, D], tokens f32[B, T, D], mask bool[B, T]."""
+        return self._generating(params, tokens, method="encode")
+
+    def generate(self, params: Params, text: Text, noise: jax.Array) -> jax.Array:
+        """Text, f32[B, Z] -> feature map [B, h, w, C]."""
+        return self._generating(params, text, noise, method="generate")
+
+    def decode(self, params: Params, h: jax.Array, text: Text, noise: jax.Array) -> jax.Array:
+        """Feature map, Text, f32[B, Z] -> f32[B, H, W, 3] in [-1, 1]."""
+        return self._generating(params, h, text, noise, method="decode")
+
+    def draw(self, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.Array:
+        """encode, generate, decode: i32[B, T], f32[B, Z] -> f32[B, H, W, 3] in [-1, 1]."""
+        return self._generating(params, tokens, noise, method="__call__")
+
+    def discriminate(self, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
+        """f32[B, H, W, 3] in [-1, 1], i32[B, T] -> score f32[B]; higher is more real and better matched."""
+        return self._judging(params, image, tokens, method="__call__")
+
+    def see(self, params: Params, image: jax.Array) -> Seen:
+        """The discriminator's features of pictures f32[B, H, W, 3]."""
+        return self._judging(params, image, method="see")
+
+    def read(self, params: Params, tokens: jax.Array) -> Text:
+        """The discriminator's own encoding of captions i32[B, T]."""
+        return self._judging(params, tokens, method="encode")
+
+    def score(self, params: Params, seen: Seen, text: Text) -> jax.Array:
+        """f32[B]: `discriminate` of what `see` and `read` returned."""
+        return self._judging(params, seen, text, method="score")
+
+    def _generating(self, params: Params, *args: Any, method: str) -> Any:
+        return self.synthesis.apply({"params": params["generator"]}, *args, method=method)
+
+    def _judging(self, params: Params, *args: Any, method: str) -> Any:
+        return self.critic.apply({"params": params["discriminator"]}, *args, method=method)

@@ -1,0 +1,131 @@
+"""One step over many devices: `jit` over a ("data", "fsdp") mesh, or `pmap` with averaged gradients. Same numbers either way."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dallegan.config import Config
+from dallegan.errors import UserError
+from dallegan.state import GanState
+from dallegan.steps import Batch, Metrics, Step, penalty_stride
+
+AXIS = "data"
+# On CPU, XLA's YNNPACK fusions run the weight gradient of a 3×3 convolution at half the speed of its older kernels, while
+# they win for plain matrix products: benchmarks/LOG.md.
+CPU_OPTIONS: dict[str, bool | str] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+def compute_dtype(config: Config) -> Any:
+    """The dtype of the computation; `auto` is bfloat16 on GPU and TPU, float32 on CPU."""
+    name = config.parallel.precision
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
+    """A (data, fsdp) mesh over the devices."""
+    fsdp = config.parallel.fsdp
+    return jax.make_mesh((len(devices) // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def check_devices(config: Config, devices: Sequence[jax.Device] | None = None) -> None:
+    """Raises UserError where batch or parameters cannot be spread evenly over the devices (default: all)."""
+    n, stride = len(devices or jax.devices()), penalty_stride(config)
+    if config.parallel.fsdp < 1 or n % config.parallel.fsdp:
+        raise UserError(f"--parallel.fsdp {config.parallel.fsdp}: must divide the {n} devices")
+    regularized = max(config.loss.gamma) > 0
+    unit = n * (stride if regularized else 1)
+    if config.batch % unit:
+        low = config.batch // unit * unit
+        every = f" x every {stride}th picture penalized" if regularized and stride > 1 else ""
+        raise UserError(f"--batch {config.batch}: must be a multiple of {unit} ({n} device{'s' * (n > 1)}{every}): {f'{low} or ' if low else ''}{low + unit}")
+    if config.parallel.strategy == "pmap" and config.parallel.fsdp != 1:
+        raise UserError("--parallel.fsdp needs --parallel.strategy jit: pmap keeps a whole copy of the parameters on each device")
+
+
+def state_shardings(mesh: Mesh, abstract: Any) -> Any:
+    """Each array split over `fsdp` along its largest axis that divides evenly, else replicated."""
+    parts = mesh.shape["fsdp"]
+
+    def one(x: jax.ShapeDtypeStruct) -> NamedSharding:
+        axes = [i for i, n in enumerate(x.shape) if parts > 1 and n % parts == 0]
+        spec: list[str | None] = [None] * len(x.shape)
+        if axes:
+            spec[max(axes, key=lambda i: x.shape[i])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(one, abstract)
+
+
+class Runner:
+    """Places states and batches on the devices and runs the compiled step. `step` donates the state it is given."""
+
+    def __init__(
+        self, config: Config, init: Callable[[], GanState], step: Callable[[str | None], Step], devices: Sequence[jax.Device] | None = None
+    ) -> None:
+        """`init` makes a state, `step(axis)` the step function; `devices` defaults to all."""
+        devices = devices or jax.devices()
+        check_devices(config, devices)
+        self.pmap = config.parallel.strategy == "pmap"
+        self.devices = sum(d.process_index == jax.process_index() for d in devices)
+        self.mesh = make_mesh(config, devices)
+        self.abstract = jax.eval_shape(init)
+        self.state_shardings = state_shardings(self.mesh, self.abstract)
+        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        self._init, self._step = init, step
+        self._compiled: Any = jax.pmap(step(AXIS), axis_name=AXIS, donate_argnums=0, devices=devices) if self.pmap else None
+
+    def init(self) -> GanState:
+        """A fresh state, made in its place on the devices."""
+        state = jax.jit(self._init, out_shardings=self.state_shardings)()
+        return self.place(state) if self.pmap else state
+
+    def place(self, state: GanState) -> GanState:
+        """A state in the global view, onto the devices."""
+        if self.pmap:
+            return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.devices, *x.shape)), state)
+        return jax.device_put(state, self.state_shardings)
+
+    def view(self, state: GanState) -> GanState:
+        """The state in the global view, whichever the strategy: for sampling and checkpoints."""
+        return jax.tree.map(lambda x: x.addressable_shards[0].data[0], state) if self.pmap else state
+
+    def put(self, batch: dict[str, np.ndarray]) -> Batch:
+        """This process's rows of a global batch, onto the devices."""
+        if self.pmap:
+            return {k: v.reshape(self.devices, -1, *v.shape[1:]) for k, v in batch.items()}
+        return {k: jax.make_array_from_process_local_data(self.batch_sharding, v) for k, v in batch.items()}
+
+    def compile(self, state: GanState, batch: Batch) -> None:
+        """Compiles the step ahead of its first call."""
+        if self._compiled is None:
+            jitted = jax.jit(
+                self._step(None), donate_argnums=0,
+                in_shardings=(self.state_shardings, self.batch_sharding), out_shardings=(self.state_shardings, None),
+            )  # fmt: skip
+            self._compiled = compile_fast(jitted.lower(state, batch))
+
+    def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
+        """One train step."""
+        self.compile(state, batch)
+        state, metrics = self._compiled(state, batch)
+        return state, jax.tree.map(lambda x: x.addressable_shards[0].data[0], metrics) if self.pmap else metrics
+
+    def flops(self) -> float:
+        """XLA's count of floating-point operations in one step (jit strategy)."""
+        return float(self._compiled.cost_analysis()["flops"])
+
+
+def compile_fast(lowered: Any) -> Any:
+    """Compiles with the options that are fast on this backend, where this version of XLA knows them."""
+    if jax.default_backend() == "cpu":
+        try:
+            return lowered.compile(compiler_options=CPU_OPTIONS)
+        except Exception:  # an option unknown to this version; the exception's type is not stable
+            pass
+    return lowered.compile()

@@ -1,0 +1,155 @@
+"""Captions to pictures: the `Model` that a user holds."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dallegan.checkpoint import Checkpoints
+from dallegan.config import Config, from_json
+from dallegan.errors import UserError
+from dallegan.image import grid, save_png
+from dallegan.models.gan import Gan, Params
+from dallegan.optim import optimizer
+from dallegan.parallel import compute_dtype
+from dallegan.rng import Stream, stream
+from dallegan.state import init_state
+from dallegan.tokenizer import Tokenizer
+
+CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
+GRID_ROWS = 64  # prompts shown in the grid
+
+
+def to_uint8(image: jax.Array) -> jax.Array:
+    """f32 in [-1, 1] -> uint8."""
+    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.Array:
+    return to_uint8(gan.draw(params, tokens, noise))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _noise(dims: int, key: jax.Array, caption: jax.Array, index: jax.Array) -> jax.Array:
+    """Latents f32[B, dims], each a function of its caption and its own index alone."""
+    fold = jax.vmap(lambda c, i: jax.random.fold_in(jax.random.fold_in(key, c), i))
+    return jax.vmap(lambda k: jax.random.normal(k, (dims,)))(fold(caption, index))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained system: `gan` (pure functions), `params` (the moving average), `tokenizer`, `config`."""
+
+    gan: Gan
+    params: Params
+    tokenizer: Tokenizer
+    config: Config
+
+    def sample(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0) -> np.ndarray:
+        """uint8[len(captions) * n, H, W, 3]: n pictures of each caption, caption by caption.
+
+        captions: strings, or token ids i32[B, T] or i32[T] from `tokenizer.encode`. truncation: the noise is scaled by it;
+        below 1 gives less variety and more typical pictures (arXiv 1809.11096, §3.1). The same caption, seed and place
+        among the n gives the same pixels, whatever else is asked for. UserError for an empty caption or n < 1.
+        """
+        return np.concatenate(list(self.stream(captions, n, seed, truncation)))
+
+    def stream(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0) -> Iterator[np.ndarray]:
+        """`sample` in pieces of at most 16 pictures, for long lists at constant memory."""
+        if n < 1:
+            raise UserError(f"n = {n}: ask for at least one picture")
+        tokens = self._tokens(captions)
+        key = stream(seed, 0, Stream.SAMPLE)
+        marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
+        total = len(tokens) * n
+        for start in range(0, total, CHUNK):
+            rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
+            noise = truncation * _noise(self.gan.model.noise, key, marks[rows // n], (rows % n).astype(np.uint32))
+            yield np.asarray(_draw(self.gan, self.params, tokens[rows // n], noise))[: total - start]
+
+    def _tokens(self, captions: Sequence[str] | str | np.ndarray) -> np.ndarray:
+        if isinstance(captions, str):
+            captions = [captions]
+        if len(captions) and isinstance(captions[0], str):
+            if any(not str(c).strip() for c in captions):
+                raise UserError("empty caption: say what to draw")
+            return self.tokenizer.encode([str(c) for c in captions])
+        tokens = np.atleast_2d(np.asarray(captions))
+        if tokens.shape[-1] != self.tokenizer.length or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+            raise UserError(f"captions must be strings or token ids i32[B, {self.tokenizer.length}], not {tokens.dtype}{list(tokens.shape)}")
+        return tokens.astype(np.int32)
+
+
+def make_gan(config: Config, vocab: int) -> Gan:
+    """The system that a configuration and a tokenizer's size describe."""
+    text = dataclasses.replace(config.text, vocab=vocab)
+    return Gan(text, config.model, config.data.size, compute_dtype(config))
+
+
+def load(path: str | pathlib.Path) -> Model:
+    """The model of a run directory (as `train.py` writes it). UserError where there is none."""
+    folder = pathlib.Path(path).expanduser()
+    missing = [name for name in ("config.json", "tokenizer.model", "checkpoints") if not (folder / name).exists()]
+    if missing:
+        reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
+        raise UserError(f"{path} is not a model: {reason}. Train one with: python train.py")
+    config = from_json((folder / "config.json").read_text("utf-8", "replace"))
+    tokenizer = Tokenizer.load(folder / "tokenizer.model", config.text.length)
+    gan = make_gan(config, tokenizer.size)
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
+    )
+    checkpoints = Checkpoints(folder, config.log.keep)
+    state = checkpoints.restore(abstract)
+    checkpoints.close()
+    if state is None:
+        raise UserError(f"{path} has no checkpoint yet: let train.py run until its first one")
+    return Model(gan, {"generator": state.ema, "discriminator": state.params["discriminator"]}, tokenizer, config)
+
+
+def write_samples(model: Model, prompts: Sequence[str], out: pathlib.Path, n: int = 4, seed: int = 0, truncation: float = 1.0) -> Iterator[pathlib.Path]:
+    """Writes one PNG a picture, its prompt and seed in its metadata, then a captioned grid of the first prompts; yields the paths.
+
+    Names come from the prompts; nothing is ever overwritten. UserError where `out` cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        kept: list[np.ndarray] = []
+        pictures = (picture for piece in model.stream(prompts, n, seed, truncation) for picture in piece)
+        for i, picture in enumerate(tqdm(pictures, total=len(prompts) * n, unit="img", disable=len(prompts) * n < 64 or not sys.stderr.isatty())):
+            prompt, k = prompts[i // n], i % n
+            path = free_path(out, f"{slug(prompt)}-s{seed}-{k}")
+            save_png(Image.fromarray(picture), path, {"prompt": prompt, "seed": str(seed), "index": str(k), "truncation": str(truncation)})
+            if len(kept) < GRID_ROWS * n:
+                kept.append(picture)
+            yield path
+        rows = [kept[i : i + n] for i in range(0, len(kept), n)]
+        path = free_path(out, "grid")
+        save_png(grid(rows, prompts[: len(rows)]), path, {"prompts": json.dumps(list(prompts[: len(rows)]), ensure_ascii=False), "seed": str(seed)})
+        yield path
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from None
+
+
+def slug(prompt: str) -> str:
+    """A file name for a prompt: its letters and digits of any script, at most 40."""
+    return re.sub(r"\W+", "-", prompt).strip("-_")[:40].encode("utf-8", "ignore").decode() or "prompt"
+
+
+def free_path(folder: pathlib.Path, stem: str) -> pathlib.Path:
+    """`stem.png`, or `stem-2.png`, ... where that is taken."""
+    names = (f"{stem}.png" if i == 1 else f"{stem}-{i}.png" for i in itertools.count(1))
+    return next(folder / name for name in names if not (folder / name).exists())

@@ -1,0 +1,39 @@
+"""All that a run knows, in one pytree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from dallegan.config import Config
+from dallegan.models.gan import Gan, Params
+from dallegan.rng import Stream, stream
+
+
+class GanState(flax.struct.PyTreeNode):
+    """State of training after `step` steps; the data order and every random number follow from (seed, step)."""
+
+    step: jax.Array  # i32[], steps taken
+    params: Params  # {"generator": ..., "discriminator": ...}, float32
+    ema: Any  # moving average of params["generator"]
+    opt_g: Any
+    opt_d: Any
+    skipped: jax.Array  # i32[], steps whose update was not finite and was left out
+    skipped_in_a_row: jax.Array  # i32[]
+
+
+def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config) -> GanState:
+    """The state of a run that has not begun."""
+    params = gan.init(stream(config.seed, 0, Stream.INIT))
+    zero = jnp.zeros((), jnp.int32)
+    return GanState(
+        step=zero,
+        params=params,
+        ema=jax.tree.map(jnp.copy, params["generator"]),
+        opt_g=optimizer.init(params["generator"]),
+        opt_d=optimizer.init(params["discriminator"]),
+        skipped=jnp.copy(zero),
+        skipped_in_a_row=jnp.copy(zero),
+    )

@@ -1,0 +1,92 @@
+"""Captions to token ids: a sentencepiece unigram model with byte fallback, so that any text has a representation."""
+
+import io
+import pathlib
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece as spm
+
+from dallegan.errors import UserError
+
+PAD, UNKNOWN, END = 0, 1, 2
+SPLIT = "\x01"  # pieces learned never cross it
+CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+
+
+class Tokenizer:
+    """A trained sentencepiece model (Kudo & Richardson 2018) and the length captions are padded or cut to."""
+
+    def __init__(self, proto: bytes, length: int) -> None:
+        self.proto, self.length = proto, length
+        self._model = spm.SentencePieceProcessor()
+        try:
+            self._model.LoadFromSerializedProto(proto)
+        except RuntimeError as error:
+            raise UserError(f"not a sentencepiece model: {str(error).splitlines()[0]}") from None
+
+    @classmethod
+    def train(cls, captions: Iterable[str], vocab: int, length: int) -> "Tokenizer":
+        """Trains on captions; at most `vocab` pieces. One thread, so that the same captions give the same model.
+
+        A Chinese character is a piece of its own: phrases would be learned whole ("一只棕色的大熊"), and a caption that
+        combines known words anew would then share no token with what was seen.
+        """
+        proto = io.BytesIO()
+        lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for text in captions if (line := " ".join(text.replace(SPLIT, " ").split())[:2000])]
+        if not lines:
+            raise UserError("no captions to train the tokenizer on")
+        # sentencepiece starts from substrings seen in two different words: a word never seen with a comma would stay in pieces
+        lines += [f"{word}, {word}" for word in sorted({word for line in lines for word in line.split() if SPLIT not in word})]
+        try:
+            spm.SentencePieceTrainer.Train(
+                sentence_iterator=iter(lines), model_writer=proto, model_type="unigram", vocab_size=vocab, hard_vocab_limit=False,
+                byte_fallback=True, character_coverage=0.9999, normalization_rule_name="nfkc", split_digits=True, num_threads=1, minloglevel=2,
+                pad_id=PAD, unk_id=UNKNOWN, eos_id=END, bos_id=-1, max_sentence_length=16384, pretokenization_delimiter=SPLIT,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise UserError(f"sentencepiece could not learn a vocabulary of {vocab} from {len(lines)} captions: {str(error).splitlines()[-1]}") from None
+        return cls(proto.getvalue(), length)
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path, length: int) -> "Tokenizer":
+        """Reads a `tokenizer.model` file."""
+        try:
+            return cls(pathlib.Path(path).read_bytes(), length)
+        except OSError as error:
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes `tokenizer.model`."""
+        pathlib.Path(path).write_bytes(self.proto)
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return self._model.GetPieceSize()
+
+    def encode(self, text: str | Sequence[str], quiet: bool = False) -> np.ndarray:
+        """i32[T] for a caption, i32[B, T] for a sequence of them: ids, an end token, padding (0).
+
+        Longer captions are cut, with a warning unless `quiet`.
+        """
+        if isinstance(text, str):
+            return self._encode(text, quiet)
+        return np.stack([self._encode(t, quiet) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
+
+    def _encode(self, text: str, quiet: bool) -> np.ndarray:
+        # a lone surrogate has no UTF-8 form, and NUL ends the C string
+        ids = self._model.EncodeAsIds(text.encode("utf-8", "replace").decode().replace("\0", " "))
+        if len(ids) >= self.length and not quiet:
+            shown = text if len(text) <= 40 else text[:40] + "..."
+            warnings.warn(f"caption of {len(ids)} tokens cut to {self.length - 1}: {shown!r}", stacklevel=3)
+        out = np.full(self.length, PAD, np.int32)
+        ids = [*ids[: self.length - 1], END]
+        out[: len(ids)] = ids
+        return out
+
+    def decode(self, ids: np.ndarray | Sequence[int]) -> str:
+        """The text that ids i32[T] stand for."""
+        return self._model.DecodeIds([int(i) for i in np.asarray(ids).ravel() if i not in (PAD, END)])

@@ -1,0 +1,43 @@
+"""Draw captions: python sample.py PROMPT... [--model NAME|DIR] [--n N] [--seed S] [--truncation T] [--out DIR]"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+import dallegan
+from dallegan.cli import run
+from dallegan.errors import UserError
+from dallegan.sampling import write_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Draw pictures of captions with a trained model: one PNG a picture."""
+
+    prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...")] = ()  # captions, Chinese or English
+    model: str = "runs/quickstart"  # run directory
+    n: int = 4  # pictures of each prompt
+    seed: int = 0  # the same seed gives the same pictures
+    truncation: float = 1.0  # scale of the noise: below 1 less variety, more typical pictures
+    out: pathlib.Path = pathlib.Path("samples")  # directory for the PNGs
+
+
+def main() -> None:
+    """Parses the command line, loads the model, draws and writes."""
+    args = tyro.cli(Args, prog="sample.py")
+    if not args.prompts:
+        raise UserError('no prompt: say what to draw, for example: python sample.py "a big brown bear standing in the snow"')
+    if args.n < 1:
+        raise UserError(f"--n {args.n}: must be at least 1")
+    if any(not prompt.strip() for prompt in args.prompts):
+        raise UserError("a prompt is empty: say what to draw")
+    model = dallegan.load(args.model)
+    for path in write_samples(model, args.prompts, args.out, args.n, args.seed, args.truncation):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,41 @@
+import dataclasses
+import pathlib
+
+import pytest
+
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="minutes long: --slow"))
+
+
+TINY = Config(
+    workdir="unset",
+    steps=6,
+    batch=8,
+    data=DataConfig(size=16, prefetch=1, threads=1),
+    text=TextConfig(encoder="rnn", vocab=600, length=20, width=16, layers=1, heads=2),
+    model=ModelConfig(noise=8, style=16, width=16, base=4, patch=2, attention=(4,), critic_width=16, critic_blocks=(1,), critic_patch=2),
+    loss=LossConfig(penalty_share=0.5),
+    optim=OptimConfig(lr=(2e-3, 2e-3)),
+    log=LogConfig(metrics=16, samples=24, checkpoint=16),
+)
+
+
+def tiny(**changes) -> Config:
+    """The smallest run that has every part; `section__field=value` changes a setting."""
+    config = TINY
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value}) if field else value})
+    return config

@@ -1,0 +1,48 @@
+"""Run by test_parallel.py on eight simulated devices: the same five steps four ways; prints the largest differences as JSON."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from conftest import tiny
+
+from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.models.gan import Gan
+from dallegan.optim import optimizer
+from dallegan.parallel import Runner
+from dallegan.state import init_state
+from dallegan.steps import make_train_step
+
+
+def run(config, devices):
+    gan, adam = Gan(config.text, config.model, config.data.size), optimizer(config)
+    runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis), devices)
+    source = make_source(config)
+    batches = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
+    state, losses = runner.init(), []
+    for _ in range(5):
+        state, metrics = runner.step(state, runner.put(next(batches)))
+        losses.append([float(metrics[k]) for k in ("d_loss", "g_loss", "r1", "match_gap")])
+    sharded = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
+    return jax.tree.map(np.asarray, runner.view(state).params), np.array(losses), len(sharded)
+
+
+# Adam divides by the root of the second moment: at an epsilon of 1e-8, rounding in a gradient of almost nothing would be a
+# whole step, so parameters are compared with a step small enough that this is below the tolerance.
+BASE = tiny(batch=16, optim__lr=(1e-4, 1e-4))
+WAYS = {
+    "jit 1": (BASE, 1),
+    "jit 8": (BASE, 8),
+    "pmap 8": (tiny(batch=16, optim__lr=(1e-4, 1e-4), parallel__strategy="pmap"), 8),
+    "fsdp 2x4": (tiny(batch=16, optim__lr=(1e-4, 1e-4), parallel__fsdp=4), 8),
+}
+
+assert jax.device_count() == 8
+found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items()}
+reference, losses, _ = found["jit 1"]
+report = {}
+for name, (params, other, sharded) in found.items():
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(params), strict=True))
+    report[name] = {"params": difference, "losses": float((np.abs(other - losses) / (1e-3 + np.abs(losses))).max()), "sharded": sharded}
+json.dump(report, sys.stdout)

@@ -1,0 +1,91 @@
+"""Bad input is one line on stderr and exit code 2; --help teaches. In this process, as the scripts call it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT))
+import sample
+import train
+
+from dallegan.cli import run
+
+
+def call(script, args, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, args)])
+    try:
+        code = run(script.main)
+    except SystemExit as exit:
+        code = exit.code
+    return code, *capsys.readouterr()
+
+
+@pytest.fixture
+def empty(tmp_path):
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["quickstar"], "did you mean quickstart?"),
+        (["../etc"], "no preset '../etc'"),
+        (["--batch", "6"], "--batch 6: must be a multiple of 4"),
+        (["--data.size", "40"], "--data.size 40: must be 16"),
+        (["--data.source", "folder:/absent"], "no folder /absent"),
+        (["--data.source", "folder:{empty}"], "no captioned pictures in"),
+        (["--data.source", "cifar"], "choose storybook, emoji or folder:PATH"),
+    ],
+)
+def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
+    args = [a.format(empty=empty) for a in args]
+    code, _, error = call(train, [*args, *(["--workdir", tmp_path / "run"] if args[0].startswith("-") else [])], monkeypatch, capsys)
+    assert code == 2
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "no prompt"),
+        ([""], "a prompt is empty"),
+        (["a cat", "--n", "0"], "--n 0: must be at least 1"),
+        (["a cat", "--model", "/absent"], "/absent is not a model: no such directory"),
+        (["a cat", "--model", "{empty}"], "is not a model: no config.json"),
+    ],
+)
+def test_sample_refuses(args, message, empty, monkeypatch, capsys):
+    code, _, error = call(sample, [a.format(empty=empty) for a in args], monkeypatch, capsys)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", [train, sample])
+def test_unknown_flags_exit_2(script, monkeypatch, capsys):
+    code, _, error = call(script, ["--no-such-flag", "1"], monkeypatch, capsys)
+    assert code == 2
+    assert "no-such-flag" in error
+
+
+def test_help_teaches(monkeypatch, capsys):
+    code, out, _ = call(train, ["--help"], monkeypatch, capsys)
+    assert code == 0
+    for word in ("storybook64", "--data.source", "--workdir", "--loss.gamma", "runs/quickstart"):
+        assert word in out
+    code, out, _ = call(sample, ["--help"], monkeypatch, capsys)
+    assert code == 0
+    for word in ("PROMPT", "--model", "--seed", "--truncation"):
+        assert word in out
+
+
+def test_as_a_real_process(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "train.py", "nonsense"], capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no preset 'nonsense'")

@@ -1,0 +1,62 @@
+import dataclasses
+
+import pytest
+from conftest import TINY, tiny
+
+from dallegan.cli import parse_config
+from dallegan.config import check, conflicts, from_json, load_preset, presets, to_json
+from dallegan.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["quickstart", "dcgan", "storybook64", "emoji64", "base256"])
+def test_presets_are_valid_and_survive_json(name):
+    config = load_preset(name)
+    check(config)
+    assert config.workdir == f"runs/{name}"
+    assert from_json(to_json(config)) == config
+
+
+def test_presets_are_listed():
+    assert {"quickstart", "dcgan", "storybook64", "emoji64", "base256"} <= set(presets())
+
+
+def test_flags_override_a_preset():
+    config = parse_config(["dcgan", "--steps", "7", "--data.size", "64", "--optim.lr", "1e-3", "1e-4", "--data.flip"])
+    assert (config.steps, config.data.size, config.optim.lr, config.data.flip) == (7, 64, (1e-3, 1e-4), True)
+    assert config.model.recipe == "dcgan"
+    assert parse_config([]) == load_preset("quickstart")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__size": 48}, r"--data.size 48: must be 8 .* power of two, for example 16, 32, 64"),
+        ({"data__size": 4}, "power of two"),
+        ({"steps": 0}, "--steps 0"),
+        ({"batch": 0}, "--batch 0"),
+        ({"model__base": 6}, "--model.base 6"),
+        ({"text__heads": 3}, "--text.heads 3"),
+        ({"text__vocab": 100}, "--text.vocab 100"),
+        ({"loss__penalty_share": 0.0}, "--loss.penalty-share"),
+    ],
+)
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        check(tiny(**changes))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"data": 3}', '{"unheard_of": 1}', "null"])
+def test_not_a_configuration(text):
+    with pytest.raises(UserError, match="not a dallegan configuration"):
+        from_json(text)
+
+
+def test_conflicts_name_the_fields_and_allow_what_changes_nothing():
+    assert conflicts(TINY, tiny(model__width=32, steps=9)) == ["steps: 6 -> 9", "model.width: 16 -> 32"]
+    assert not conflicts(TINY, tiny(workdir="x", log__samples=5, parallel__strategy="pmap"))
+
+
+def test_config_is_hashable_and_frozen():
+    assert hash(TINY) == hash(tiny())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TINY.steps = 3

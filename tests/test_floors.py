@@ -1,0 +1,69 @@
+"""Imports go only to a lower floor, and nothing is one house too big."""
+
+import ast
+
+from conftest import ROOT
+
+FLOORS = [
+    ["errors", "config", "rng", "tokenizer", "image", "data.source", "data.art", "data.grammar"],
+    ["data.sprites"],
+    ["models.layers"],
+    ["models.encoder", "data.storybook", "data.emoji", "data.folder"],
+    ["models.generator"],
+    ["models.decoder", "models.discriminator"],
+    ["models.gan"],
+    ["losses", "optim", "data.pipeline"],
+    ["state"],
+    ["steps"],
+    ["parallel"],
+    ["checkpoint"],
+    ["sampling"],
+    ["", "cli"],
+    ["loop"],
+]
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+SAME_FLOOR = {"errors": 0}  # everyone may raise a UserError
+
+
+def modules():
+    for path in sorted((ROOT / "dallegan").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "dallegan").with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+        yield name, path
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{a.name}" for a in node.names] + [node.module]
+        else:
+            continue
+        yield from (n.removeprefix("dallegan").removeprefix(".") for n in names if n and n.split(".")[0] == "dallegan")
+
+
+def test_imports_go_down():
+    for name, path in modules():
+        if name in ("data", "models"):
+            assert not path.read_text().strip()
+            continue
+        assert name in LEVEL, f"{name} has no floor: give it one here and in the design"
+        for other in imported(path):
+            if other in LEVEL and other and not (other == "errors" and name != "errors"):
+                assert LEVEL[other] < LEVEL[name], f"{name} imports {other}, which is not below it"
+
+
+def test_files_are_short():
+    for path in [*(ROOT / "dallegan").rglob("*.py"), *(ROOT / "configs").glob("*.py")]:
+        assert len(path.read_text().splitlines()) <= 400, path
+    for name in ("train.py", "sample.py"):
+        assert len((ROOT / name).read_text().splitlines()) < 80
+
+
+def test_no_tensorflow():
+    import sys
+
+    import dallegan.loop
+
+    assert dallegan.loop
+    assert "tensorflow" not in sys.modules

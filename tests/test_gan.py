@@ -1,0 +1,132 @@
+"""The claims of the design about the four parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from dallegan.models.gan import Gan
+
+KEY = jax.random.key(0)
+
+
+def make(size=32, **changes):
+    config = tiny(**changes)
+    return Gan(config.text, config.model, size)
+
+
+def inputs(gan, batch=3):
+    tokens = jax.random.randint(KEY, (batch, gan.text.length), 3, 500).at[:, 12:].set(0)
+    return tokens, jax.random.normal(KEY, (batch, gan.model.noise))
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("encoder", ["rnn", "transformer"])
+@pytest.mark.parametrize("recipe", ["residual", "dcgan"])
+def test_shapes(encoder, recipe):
+    gan = make(text__encoder=encoder, model__recipe=recipe)
+    params, (tokens, noise) = gan.init(KEY), inputs(gan := gan)
+    text = gan.encode(params, tokens)
+    assert text.sentence.shape == (3, 16)
+    assert text.tokens.shape == (3, 20, 16)
+    assert text.mask.shape == (3, 20)
+    assert text.mask.dtype == bool
+    h = gan.generate(params, text, noise)
+    assert h.ndim == 4
+    image = gan.decode(params, h, text, noise)
+    assert image.shape == (3, 32, 32, 3)
+    assert image.dtype == jnp.float32
+    assert jnp.abs(image).max() <= 1
+    np.testing.assert_allclose(image, gan.draw(params, tokens, noise), atol=1e-6)
+    assert gan.discriminate(params, image, tokens).shape == (3,)
+
+
+def test_feedback_reaches_encoder_generator_and_decoder():
+    gan = make()
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    # a block's last layer starts at zero, and hides what is before it at the very first step: move off that point
+    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)
+
+    def feedback(generator):
+        p = params | {"generator": generator}
+        return jnp.sum(gan.discriminate(p, gan.draw(p, tokens, noise), tokens))
+
+    gradient = jax.grad(feedback)(params["generator"])
+    for part in ("encoder", "generator", "decoder", "up", "mapping"):
+        norms = [float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient[part])]
+        assert all(n > 0 for n in norms), part
+
+
+def test_the_decoder_runs_the_generators_own_block():
+    gan = make(model__base=8)
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    text = gan.encode(params, tokens)
+    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)
+    h = gan.generate(params, text, noise)
+    image = gan.decode(params, h, text, noise)
+    # there is one block, and a change to it changes both
+    assert "up" in params["generator"]
+    assert not any(name.startswith("up") for name in params["generator"]["decoder"])
+    changed = params | {"generator": params["generator"] | {"up": jax.tree.map(lambda p: p * 1.1, params["generator"]["up"])}}
+    assert jnp.abs(gan.generate(changed, text, noise) - h).max() > 1e-4
+    assert jnp.abs(gan.decode(changed, h, text, noise) - image).max() > 1e-4
+
+
+def test_resolution_costs_only_modulation_when_tied():
+    sizes = {tied: [count(make(size, model__tied=tied).init(KEY)["generator"]) for size in (32, 64, 128)] for tied in (True, False)}
+    m = tiny().model
+    modulation = (m.style + 1) * 4 * m.width * m.blocks
+    assert np.diff(sizes[True]).tolist() == [modulation, modulation]
+    block = count(make().init(KEY)["generator"]["up"])
+    assert np.diff(sizes[False]).tolist() == [modulation + block] * 2
+
+
+def test_functions_work_under_jit_vmap_and_grad():
+    gan = make()
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    image = gan.draw(params, tokens, noise)
+    np.testing.assert_allclose(jax.jit(gan.draw)(params, tokens, noise), image, atol=1e-5)
+    one = jax.vmap(lambda t, z: gan.draw(params, t[None], z[None])[0])(tokens, noise)
+    np.testing.assert_allclose(one, image, atol=1e-5)
+    gradient = jax.grad(lambda z: jnp.sum(gan.draw(params, tokens, z) ** 2))(noise)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_pictures_of_a_batch_do_not_mix():
+    gan = make()
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    params = jax.tree.map(lambda p: p + 0.02, params)
+    image = jax.random.normal(KEY, (3, 32, 32, 3))
+    gradient = jax.jacrev(lambda x: gan.discriminate(params, x, tokens))(image)
+    for i in range(3):
+        for k in range(3):
+            assert (float(jnp.abs(gradient[i, k]).max()) > 0) == (i == k)
+
+
+def test_padding_does_not_change_a_caption():
+    for encoder in ("rnn", "transformer"):
+        gan = make(text__encoder=encoder)
+        params, (tokens, _) = gan.init(KEY), inputs(gan)
+        short, long = gan.encode(params, tokens[:, :14]), gan.encode(params, tokens)
+        np.testing.assert_allclose(short.sentence, long.sentence, atol=1e-5)
+
+
+def test_the_empty_caption_is_finite():
+    gan = make()
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    assert jnp.isfinite(gan.draw(params, tokens * 0, noise)).all()
+
+
+def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
+    gan = make()
+    half = Gan(gan.text, gan.model, gan.size, jnp.bfloat16)
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(half.init(KEY)))
+    image = half.draw(params, tokens, noise)
+    assert image.dtype == jnp.float32
+    assert jnp.abs(image - gan.draw(params, tokens, noise)).max() < 0.05
+    assert half.discriminate(params, image, tokens).dtype == jnp.float32

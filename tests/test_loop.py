@@ -1,0 +1,142 @@
+"""Training end to end: metrics, grids, resuming bit for bit, signals, conflicts."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, tiny
+from PIL import Image
+
+import dallegan
+from dallegan.config import to_json
+from dallegan.errors import UserError
+from dallegan.loop import Diverged, train
+
+
+def digest(workdir):
+    model = dallegan.load(workdir)
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(model.params))).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run") / "done"
+    train(tiny(workdir=str(workdir)))
+    return workdir
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    assert {"config.json", "metrics.jsonl", "samples", "checkpoints", "tokenizer.model"} <= {p.name for p in finished.iterdir()}
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [16, 32, 48]
+    named = {"step", "images", "d_loss", "g_loss", "r1", "r2", "match_gap", "grad_norm_g", "grad_norm_d", "images_per_second", "data_wait"}
+    assert named <= set(lines[0])
+    assert all(np.isfinite(line["d_loss"]) and line["images_per_second"] > 0 and 0 <= line["data_wait"] <= 1 for line in lines)
+    grids = sorted((finished / "samples").iterdir())
+    assert [g.name for g in grids] == ["00000024.png", "00000048.png"]
+    assert np.asarray(Image.open(grids[0])).std() > 10
+
+
+def test_training_then_sampling(finished):
+    model = dallegan.load(finished)
+    images = model.sample(["一只棕色的大熊站在雪地里"], n=2, seed=0)
+    assert images.shape == (2, 16, 16, 3)
+    assert images.dtype == np.uint8
+
+
+def test_a_finished_run_is_left_alone(finished, capsys):
+    before = digest(finished)
+    train(tiny(workdir=str(finished)))
+    assert "complete" in capsys.readouterr().out
+    assert digest(finished) == before
+
+
+def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
+    # stop after step 3, between two checkpoints
+    from dallegan import loop
+
+    workdir, add, seen = tmp_path / "part", loop.Log.add, []
+
+    def stopping(self, metrics):
+        add(self, metrics)
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Log, "add", stopping)
+    train(tiny(workdir=str(workdir)))
+    monkeypatch.undo()
+    assert len(seen) < 6
+    train(tiny(workdir=str(workdir)))
+    assert digest(workdir) == digest(finished)
+    strip = lambda path: [{k: v for k, v in json.loads(x).items() if k in ("step", "images")} for x in (path / "metrics.jsonl").read_text().splitlines()]
+    assert strip(workdir) == strip(finished)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished, workdir)
+    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.is_dir()), key=lambda p: int(p.name))
+    shutil.rmtree(newest / "state")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        train(tiny(workdir=str(workdir)))
+    assert digest(workdir) == digest(finished)
+
+
+def test_another_configuration_is_refused(finished):
+    with pytest.raises(UserError, match=r"model.width: 16 -> 32") as error:
+        train(tiny(workdir=str(finished), model__width=32))
+    assert "--workdir" in str(error.value)
+
+
+def test_ten_steps_that_are_not_finite_stop_the_run(tmp_path):
+    with pytest.raises(Diverged, match="10 steps in a row"):
+        train(tiny(workdir=str(tmp_path / "nan"), steps=50, loss__matching=float("nan")))
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        train(tiny(workdir=str(tmp_path / "file" / "run")))
+
+
+@pytest.mark.slow
+def test_killed_three_times_equals_uninterrupted(tmp_path):
+    """kill -9 at random moments, the same command until it is done: the same parameters, bit for bit."""
+    config = tiny(steps=150)
+    program = "import sys; from dallegan import config, loop; loop.train(config.from_json(sys.stdin.read()))"
+    rng, hashes = random.Random(0), []
+
+    def launch(workdir):
+        process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+        process.stdin.write(to_json(dataclasses.replace(config, workdir=str(workdir))).encode())
+        process.stdin.close()
+        return process
+
+    for kills in (0, 3):
+        workdir = tmp_path / f"killed{kills}"
+        for kill in range(kills):
+            process = launch(workdir)
+            until = (kill + 1) * 150 // 4
+            while process.poll() is None:
+                metrics = workdir / "metrics.jsonl"
+                if metrics.exists() and metrics.read_text().count("\n") * 2 >= until:
+                    break
+                time.sleep(0.02)
+            time.sleep(rng.random())
+            assert process.poll() is None, "finished before it could be killed"
+            process.kill()
+            process.wait()
+        assert launch(workdir).wait() == 0
+        hashes.append(digest(workdir))
+    assert hashes[0] == hashes[1]

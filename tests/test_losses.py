@@ -1,0 +1,52 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dallegan import losses
+
+REAL, FAKE = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.0, 3.0, -1.0])
+
+
+def softplus(x):
+    return np.log1p(np.exp(np.asarray(x, np.float64)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "d", "g"),
+    [
+        ("rpgan", softplus(FAKE - REAL).mean(), softplus(REAL - FAKE).mean()),
+        ("nonsaturating", softplus(-REAL).mean() + softplus(FAKE).mean(), softplus(-FAKE).mean()),
+        ("hinge", np.maximum(0, 1 - np.asarray(REAL)).mean() + np.maximum(0, 1 + np.asarray(FAKE)).mean(), -np.asarray(FAKE).mean()),
+    ],
+)
+def test_closed_forms(kind, d, g):
+    np.testing.assert_allclose(losses.discriminator_loss(kind, REAL, FAKE), d, rtol=1e-6)
+    np.testing.assert_allclose(losses.generator_loss(kind, REAL, FAKE), g, rtol=1e-6)
+
+
+def test_players_pull_apart():
+    for kind in ("rpgan", "hinge", "nonsaturating"):
+        d = jax.grad(lambda f, k=kind: losses.discriminator_loss(k, REAL, f))(FAKE)
+        g = jax.grad(lambda f, k=kind: losses.generator_loss(k, REAL, f))(FAKE)
+        assert (d >= 0).all()
+        assert (g < 0).all()
+
+
+def test_matching_masks_equal_captions():
+    valid = jnp.array([True, False, True])
+    np.testing.assert_allclose(losses.matching_loss(REAL, FAKE, valid), (softplus(FAKE - REAL) * np.array([1, 0, 1])).mean(), rtol=1e-6)
+
+
+def test_gradient_penalty_of_a_quadratic():
+    x = jax.random.normal(jax.random.key(0), (4, 5, 5, 3))
+    a = jax.random.normal(jax.random.key(1), (5, 5, 3))
+    norms = losses.gradient_penalty(lambda x: jnp.sum(a * x**2, (1, 2, 3)), x)
+    np.testing.assert_allclose(norms, jnp.sum((2 * a * x) ** 2, (1, 2, 3)), rtol=1e-5)
+
+
+def test_gradient_penalty_has_a_gradient():
+    # d/da of |∇ (a·x)|² = 2a
+    x = jnp.ones((1, 2, 2, 3))
+    gradient = jax.grad(lambda a: losses.gradient_penalty(lambda x: jnp.sum(a * x, (1, 2, 3)), x)[0])(jnp.full((2, 2, 3), 3.0))
+    np.testing.assert_allclose(gradient, 6.0)

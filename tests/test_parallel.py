@@ -1,0 +1,40 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, tiny
+
+from dallegan.errors import UserError
+from dallegan.parallel import check_devices
+
+
+@pytest.fixture(scope="module")
+def report():
+    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, ROOT / "tests" / "devices.py"], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("way", ["jit 8", "pmap 8", "fsdp 2x4"])
+def test_same_numbers_on_one_device_and_on_eight(report, way):
+    assert report[way]["params"] < 1e-5
+    assert report[way]["losses"] < 1e-4
+
+
+def test_fsdp_really_shards(report):
+    assert report["fsdp 2x4"]["sharded"] > 20
+    assert report["jit 8"]["sharded"] == 0
+
+
+def test_uneven_batches_are_refused():
+    devices = [None] * 8
+    with pytest.raises(UserError, match="--batch 12: must be a multiple of 16 .8 devices x every 2th picture penalized.: 16"):
+        check_devices(tiny(batch=12), devices)
+    with pytest.raises(UserError, match="--parallel.fsdp 3: must divide the 8 devices"):
+        check_devices(tiny(batch=16, parallel__fsdp=3), devices)
+    with pytest.raises(UserError, match="needs --parallel.strategy jit"):
+        check_devices(tiny(batch=16, parallel__fsdp=2, parallel__strategy="pmap"), devices)
+    check_devices(tiny(batch=16), devices)

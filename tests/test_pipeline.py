@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from conftest import tiny
+
+from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def parts():
+    config = tiny()
+    source = make_source(config)
+    return source, make_tokenizer(source, config), config
+
+
+def test_a_batch_is_a_function_of_seed_and_step(parts):
+    straight = make_batches(make_dataset(*parts), parts[2], 0)
+    first = [next(straight) for _ in range(5)]
+    resumed = next(make_batches(make_dataset(*parts), parts[2], 3))
+    for key in ("image", "tokens", "negative"):
+        np.testing.assert_array_equal(first[3][key], resumed[key])
+    other = tiny(seed=1)
+    assert (next(make_batches(make_dataset(make_source(other), parts[1], other), other, 0))["image"] != first[0]["image"]).any()
+
+
+def test_shapes(parts):
+    batch = make_dataset(*parts)[0]
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["tokens"].shape == batch["negative"].shape == (8, 20)
+    assert (batch["tokens"] != batch["negative"]).any(1).all()
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_processes_share_the_same_global_batch(parts, shards):
+    whole = make_dataset(*parts)
+    pieces = [make_dataset(*parts, shard, shards) for shard in range(shards)]
+    for step in (0, 5):
+        np.testing.assert_array_equal(np.concatenate([p[step]["image"] for p in pieces]), whole[step]["image"])
+
+
+def test_unknown_source():
+    for source in ("laion", "folder:", "storybook:x"):
+        with pytest.raises(UserError, match="choose storybook, emoji or folder:PATH"):
+            make_source(tiny(data__source=source))

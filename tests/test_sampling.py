@@ -1,0 +1,97 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny
+from PIL import Image
+
+import dallegan
+from dallegan.data.storybook import Storybook
+from dallegan.errors import UserError
+from dallegan.sampling import Model, make_gan, write_samples
+from dallegan.tokenizer import Tokenizer
+
+BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = tiny()
+    tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, 20)
+    gan = make_gan(config, tokenizer.size)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), gan.init(jax.random.key(0)))
+    return Model(gan, params, tokenizer, config)
+
+
+def test_the_same_seed_gives_the_same_pixels_whatever_the_batch(model):
+    many = model.sample([CAR, BEAR, "a cat"], n=9, seed=5)
+    assert many.shape == (27, 16, 16, 3)
+    assert (model.sample([BEAR], n=9, seed=5) == many[9:18]).all()
+    assert (model.sample(BEAR, n=1, seed=5) == many[9:10]).all()
+    assert (model.sample(["a cat", BEAR], n=20, seed=5)[20:29] == many[9:18]).all()
+    assert (model.sample([BEAR], n=9, seed=6) != many[9:18]).any()
+
+
+def test_noise_and_caption_both_matter(model):
+    images = model.sample([CAR, BEAR], n=4)
+    assert len({image.tobytes() for image in images}) == 8
+
+
+def test_token_ids_are_captions(model):
+    ids = model.tokenizer.encode(BEAR)
+    assert (model.sample(ids, n=2) == model.sample([BEAR], n=2)).all()
+    assert (model.sample(np.stack([ids, ids])) == model.sample([BEAR, BEAR])).all()
+
+
+def test_truncation_zero_has_no_variety(model):
+    images = model.sample([BEAR], n=3, truncation=0.0)
+    assert (images == images[0]).all()
+
+
+@pytest.mark.parametrize("captions", [[""], ["a cat", "  "], np.zeros((1, 3), np.int32), np.zeros((1, 20))])
+def test_bad_captions(model, captions):
+    with pytest.raises(UserError, match=r"empty caption|captions must be"):
+        model.sample(captions)
+
+
+def test_bad_count(model):
+    with pytest.raises(UserError, match="at least one"):
+        model.sample([BEAR], n=0)
+
+
+def test_a_very_long_prompt_is_cut_and_drawn(model):
+    with pytest.warns(UserWarning, match="cut to 19"):
+        assert model.sample(["bear " * 2000]).shape == (1, 16, 16, 3)
+
+
+def test_pngs_carry_prompt_and_seed_and_never_overwrite(model, tmp_path):
+    paths = list(write_samples(model, [BEAR, "../../evil/.. path"], tmp_path / "out", n=2, seed=3))
+    assert len(paths) == 5
+    assert {p.parent for p in paths} == {tmp_path / "out"}
+    image = Image.open(paths[0])
+    assert image.text["prompt"] == BEAR
+    assert image.text["seed"] == "3"
+    assert (np.asarray(image) == model.sample([BEAR], n=2, seed=3)[0]).all()
+    grid = Image.open(paths[-1])
+    assert json.loads(grid.text["prompts"])[0] == BEAR
+    again = list(write_samples(model, [BEAR], tmp_path / "out", n=2, seed=3))
+    assert not set(again) & set(paths)
+
+
+def test_unwritable_out(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        list(write_samples(model, [BEAR], tmp_path / "file" / "x"))
+
+
+def test_load_of_what_is_not_a_model(tmp_path):
+    with pytest.raises(UserError, match="no such directory"):
+        dallegan.load(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"is not a model: no config.json"):
+        dallegan.load(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "tokenizer.model").write_bytes(b"rubbish")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not a dallegan configuration"):
+        dallegan.load(tmp_path)

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny
+
+from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.models.gan import Gan
+from dallegan.optim import optimizer
+from dallegan.rng import Stream, stream
+from dallegan.state import init_state
+from dallegan.steps import make_train_step, to_float
+
+
+def build(**changes):
+    config = tiny(**changes)
+    gan = Gan(config.text, config.model, config.data.size)
+    adam = optimizer(config)
+    return config, init_state(gan, adam, config), jax.jit(make_train_step(gan, adam, config))
+
+
+@pytest.fixture(scope="module")
+def batches():
+    config = tiny()
+    source = make_source(config)
+    found = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
+    return [next(found) for _ in range(4)]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"loss__adversarial": "hinge"}, {"loss__adversarial": "nonsaturating", "loss__r2": False}], ids=["rpgan", "hinge", "nonsaturating"])
+def test_a_step_moves_everything_and_is_deterministic(batches, changes):
+    config, state, step = build(**changes)
+    new, metrics = step(state, batches[0])
+    again, _ = step(state, batches[0])
+    assert same(new, again)
+    assert int(new.step) == 1
+    assert int(new.skipped) == 0
+    for side in ("generator", "discriminator"):
+        assert not same(new.params[side], state.params[side])
+    assert not same(new.ema, state.ema)
+    assert all(jnp.isfinite(v) for v in metrics.values())
+    assert {"d_loss", "g_loss", "r1", "r2", "match_gap", "grad_norm_g", "grad_norm_d"} <= set(metrics)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batches):
+    config, state, step = build(loss__matching=float("nan"))
+    for n in (1, 2):
+        new, _ = step(state, batches[0])
+        for part in ("params", "ema", "opt_g", "opt_d"):
+            assert same(getattr(new, part), getattr(state, part)), part
+        assert (int(new.step), int(new.skipped), int(new.skipped_in_a_row)) == (n, n, n)
+        state = new
+    config, _, step = build()
+    new, _ = step(state, batches[0])
+    assert (int(new.skipped), int(new.skipped_in_a_row)) == (2, 0)
+    assert not same(new.params, state.params)
+
+
+def test_the_discriminator_learns_to_tell(batches):
+    config, state, step = build(steps=60)
+    losses, gaps = [], []
+    for _ in range(60):
+        state, metrics = step(state, batches[0])  # one batch, over and over: learnable by heart
+        losses.append(float(metrics["d_loss"]))
+        gaps.append(float(metrics["match_gap"]))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    assert np.mean(gaps[-5:]) > 0.2 + np.mean(gaps[:5])
+
+
+def test_penalty_equals_a_finite_difference(batches):
+    config, state, step = build()
+    gan = Gan(config.text, config.model, config.data.size)
+    _, metrics = step(state, batches[0])
+    real, tokens = to_float(batches[0]["image"])[::2], batches[0]["tokens"][::2]
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), state.params)
+        wide = Gan(config.text, config.model, config.data.size, jnp.float64)
+        x = real.astype(jnp.float64)
+        total, eps = 0.0, 1e-4
+        # E |∇D|² = E over random directions u ~ N(0, I) of (∂D/∂u)²
+        u = jax.random.normal(jax.random.key(1), (4000, *x.shape[1:]), jnp.float64)
+        for i in range(len(x)):
+            score = lambda y, i=i: wide.discriminate(params, y, jnp.broadcast_to(tokens[i], (len(y), tokens.shape[1])))
+            total += float(jnp.mean(((score(x[i] + eps * u) - score(x[i] - eps * u)) / (2 * eps)) ** 2))
+    assert gan
+    np.testing.assert_allclose(metrics["r1"], total / len(x), rtol=0.1)
+
+
+def test_keys_are_named_and_independent():
+    a, b, c = stream(0, 1, Stream.NOISE_D), stream(0, 1, Stream.NOISE_G), stream(0, 2, Stream.NOISE_D)
+    assert len({tuple(jax.random.key_data(k).tolist()) for k in (a, b, c, stream(1, 1, Stream.NOISE_D))}) == 4

@@ -1,0 +1,74 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from dallegan.data.storybook import Storybook
+from dallegan.errors import UserError
+from dallegan.tokenizer import END, PAD, UNKNOWN, Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(Storybook(32).captions(5000), 1024, 20)
+
+
+def test_words_and_characters_are_tokens(tokenizer):
+    assert len(set(tokenizer.encode("a big brown bear standing in the snow")) - {PAD, END}) == 8
+    # a prefix mark, then one token a character: held-out combinations share all their tokens with training
+    assert (tokenizer.encode("一只棕色的大熊站在雪地里") != PAD).sum() == 12 + 2
+
+
+@pytest.mark.parametrize("text", ["一只棕色的大熊站在雪地里", "a red car", "żółć 🦄 \U0002070e", "ABC مرحبا", "x"])
+def test_any_text_has_a_representation(tokenizer, text):
+    wide = Tokenizer(tokenizer.proto, 64)
+    ids = wide.encode(text)
+    assert UNKNOWN not in ids
+    assert wide.decode(ids) == text
+
+
+def test_nfkc(tokenizer):
+    assert (tokenizer.encode("ａ　ｒｅｄ　ｃａｒ") == tokenizer.encode("a red car")).all()
+
+
+def test_padding_end_and_batches(tokenizer):
+    ids = tokenizer.encode(["a red car", "a car"])
+    assert ids.shape == (2, 20)
+    assert ids.dtype == np.int32
+    assert list(ids[1]) == [*ids[1][:2], END] + [PAD] * 17
+    assert tokenizer.encode([]).shape == (0, 20)
+
+
+def test_truncation_warns(tokenizer):
+    with pytest.warns(UserWarning, match="cut to 19"):
+        ids = tokenizer.encode("bear " * 2000)
+    assert ids[-1] == END
+    assert PAD not in ids
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer.encode("bear " * 2000, quiet=True)
+
+
+def test_hostile_text_does_not_crash(tokenizer):
+    for text in ("\ud800", "\0\0", "\x01", "\u202e", " ", "\n\t"):
+        assert tokenizer.encode(text, quiet=True).shape == (20,)
+
+
+def test_training_is_deterministic_and_saved(tokenizer, tmp_path):
+    assert Tokenizer.train(Storybook(32).captions(5000), 1024, 20).proto == tokenizer.proto
+    tokenizer.save(tmp_path / "t")
+    assert Tokenizer.load(tmp_path / "t", 20).proto == tokenizer.proto
+
+
+def test_errors(tmp_path):
+    with pytest.raises(UserError, match="no captions"):
+        Tokenizer.train(["  "], 1024, 20)
+    with pytest.raises(UserError, match="cannot read"):
+        Tokenizer.load(tmp_path / "absent", 20)
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer(b"rubbish", 20)
+
+
+def test_a_handful_of_captions_is_enough():
+    small = Tokenizer.train(["my cat", "my dog"], 1024, 8)
+    assert small.decode(small.encode("my cat")) == "my cat"

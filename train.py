@@ -1,0 +1,19 @@
+"""Train a preset: python train.py [PRESET] [--workdir DIR] [--steps N] [--FIELD VALUE]...   (--help lists every field)"""
+
+import sys
+
+from dallegan.cli import parse_config, run
+from dallegan.loop import Diverged, train
+
+
+def main() -> None:
+    """Parses the command line and trains."""
+    train(parse_config(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(run(main))
+    except Diverged as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(1)
