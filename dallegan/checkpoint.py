@@ -17,9 +17,9 @@ class Checkpoints:
     """The checkpoints of a run, in `WORKDIR/checkpoints`."""
 
     def __init__(self, workdir: str | pathlib.Path, keep: int) -> None:
-        policy = ocp.training.preservation_policies.LatestN(keep)
+        policy: Any = ocp.training.preservation_policies.LatestN(keep)
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._orbax = ocp.training.Checkpointer(self.directory, preservation_policy=policy, cleanup_tmp_directories=True)
+        self._orbax = ocp.training.Checkpointer(str(self.directory), preservation_policy=policy, cleanup_tmp_directories=True)
 
     def steps(self) -> list[int]:
         """Steps that were saved, oldest first."""

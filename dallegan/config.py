@@ -48,9 +48,9 @@ class ModelConfig:
     blocks: int = 1  # residual blocks inside the upsampling block
     tied: bool = True  # the decoder runs the generator's own upsampling block
     attention: tuple[int, ...] = (8, 16)  # sides of feature maps that attend to the caption's tokens
-    critic_width: int = 128  # discriminator channels at full trunk resolution, doubled (to 512 at most) at each halving
-    critic_patch: int = 4  # the discriminator reads patch x patch pixels a feature
-    critic_blocks: tuple[int, ...] = (2, 1)  # residual blocks at each resolution of the discriminator, finest first
+    critic_patch: int = 2  # the discriminator reads patch x patch pixels a feature
+    critic_widths: tuple[int, ...] = (128, 128, 256)  # its channels at each resolution, finest first; the last serves all further
+    critic_blocks: tuple[int, ...] = (0, 2, 1)  # its residual blocks at each resolution, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,7 @@ class LossConfig:
     r2: bool = True  # penalize gradients at generated pictures too
     penalty_share: float = 1.0  # share of each batch that the penalties are computed on
     matching: float = 1.0  # weight of the caption-matching term
+    shift: float = 0.125  # pictures shown to the discriminator are moved by up to this share of their side, a new offset each step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +132,11 @@ def check(config: Config) -> None:
     unit = m.base * m.patch if m.recipe == "residual" else 4
     if not _power_of_two(c.data.size / unit):
         raise UserError(
-            f"--data.size {c.data.size}: must be {unit} (model.base x model.patch) times a power of two, for example {', '.join(str(unit * 2**i) for i in range(1, 4))}"
+            f"--data.size {c.data.size}: must be {unit} (model.base x model.patch) times a power of two, "
+            f"for example {', '.join(str(unit * 2**i) for i in range(1, 4))}"
         )
+    if len(m.critic_widths) != len(m.critic_blocks):
+        raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
     if c.text.vocab < 300:
         raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
     if c.text.width % c.text.heads:
@@ -157,7 +161,8 @@ def load_preset(name: str) -> Config:
         path = folder / f"{name}.py"
         if name.isidentifier() and path.is_file():
             spec = importlib.util.spec_from_file_location(f"dallegan_config_{name}", path)
-            assert spec and spec.loader
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return dataclasses.replace(module.config(), workdir=f"runs/{name}")

@@ -23,7 +23,7 @@ from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
 from dallegan.sampling import Model, make_gan
-from dallegan.state import GanState, init_state
+from dallegan.state import init_state
 from dallegan.steps import make_train_step
 from dallegan.tokenizer import Tokenizer
 
@@ -73,7 +73,8 @@ def train(config: Config) -> None:
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for name, tree in runner.abstract.params.items()}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(
-        f"{workdir}: {config.data.source} at {config.data.size} px on {device}, generator {count['generator']:.1f} M, discriminator {count['discriminator']:.1f} M parameters"
+        f"{workdir}: {config.data.source} at {config.data.size} px on {device}; "
+        f"parameters: generator {count['generator']:.1f} M, discriminator {count['discriminator']:.1f} M"
     )
 
     # 4. Steps.

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dallegan.config import Config
@@ -14,6 +13,7 @@ from dallegan.state import GanState
 from dallegan.steps import Batch, Metrics, Step, penalty_stride
 
 AXIS = "data"
+Devices = Sequence[Any]  # of jax.Device
 # On CPU, XLA's YNNPACK fusions run the weight gradient of a 3×3 convolution at half the speed of its older kernels, while
 # they win for plain matrix products: benchmarks/LOG.md.
 CPU_OPTIONS: dict[str, bool | str] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
@@ -27,13 +27,13 @@ def compute_dtype(config: Config) -> Any:
     return jnp.dtype(name)
 
 
-def make_mesh(config: Config, devices: Sequence[jax.Device]) -> Mesh:
+def make_mesh(config: Config, devices: Devices) -> Mesh:
     """A (data, fsdp) mesh over the devices."""
     fsdp = config.parallel.fsdp
     return jax.make_mesh((len(devices) // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def check_devices(config: Config, devices: Sequence[jax.Device] | None = None) -> None:
+def check_devices(config: Config, devices: Devices | None = None) -> None:
     """Raises UserError where batch or parameters cannot be spread evenly over the devices (default: all)."""
     n, stride = len(devices or jax.devices()), penalty_stride(config)
     if config.parallel.fsdp < 1 or n % config.parallel.fsdp:
@@ -65,9 +65,7 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
 class Runner:
     """Places states and batches on the devices and runs the compiled step. `step` donates the state it is given."""
 
-    def __init__(
-        self, config: Config, init: Callable[[], GanState], step: Callable[[str | None], Step], devices: Sequence[jax.Device] | None = None
-    ) -> None:
+    def __init__(self, config: Config, init: Callable[[], GanState], step: Callable[[str | None], Step], devices: Devices | None = None) -> None:
         """`init` makes a state, `step(axis)` the step function; `devices` defaults to all."""
         devices = devices or jax.devices()
         check_devices(config, devices)
@@ -95,7 +93,7 @@ class Runner:
         """The state in the global view, whichever the strategy: for sampling and checkpoints."""
         return jax.tree.map(lambda x: x.addressable_shards[0].data[0], state) if self.pmap else state
 
-    def put(self, batch: dict[str, np.ndarray]) -> Batch:
+    def put(self, batch: dict[str, Any]) -> Batch:
         """This process's rows of a global batch, onto the devices."""
         if self.pmap:
             return {k: v.reshape(self.devices, -1, *v.shape[1:]) for k, v in batch.items()}

@@ -12,6 +12,7 @@ class Stream(enum.IntEnum):
     NOISE_D = 1
     NOISE_G = 2
     SAMPLE = 3
+    SHIFT = 4
 
 
 def stream(seed: int, step: int | jax.Array, name: Stream) -> jax.Array:

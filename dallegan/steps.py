@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from dallegan import losses
+from dallegan.augment import shift
 from dallegan.config import Config
 from dallegan.models.gan import Gan, Params
 from dallegan.optim import cosine, ema_decay, ema_update
@@ -48,10 +49,11 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     def split(params_d: Any, params_g: Any) -> Params:
         return {"generator": params_g, "discriminator": params_d}
 
-    def d_loss(params_d: Any, params_g: Any, real: jax.Array, batch: Batch, gamma: jax.Array, z: jax.Array) -> tuple[jax.Array, Metrics]:
+    def d_loss(params_d: Any, params_g: Any, real: jax.Array, batch: Batch, gamma: jax.Array, z: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
         params = split(params_d, params_g)
         b = real.shape[0]
-        fake = jax.lax.stop_gradient(gan.draw(params, batch["tokens"], z))
+        real = shift(real, key, loss.shift)
+        fake = jax.lax.stop_gradient(shift(gan.draw(params, batch["tokens"], z), key, loss.shift))
         seen = gan.see(params, jnp.concatenate([real, fake]))
         text = gan.read(params, jnp.concatenate([batch["tokens"], batch["negative"]]))
         own, other = (jax.tree.map(lambda x, s=s: x[s], text) for s in (slice(0, b), slice(b, None)))
@@ -74,9 +76,10 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
             metrics |= {"r1": r1, "r2": r2}
         return total, metrics
 
-    def g_loss(params_g: Any, params_d: Any, real: jax.Array, batch: Batch, z: jax.Array) -> jax.Array:
+    def g_loss(params_g: Any, params_d: Any, real: jax.Array, batch: Batch, z: jax.Array, key: jax.Array) -> jax.Array:
         params = split(params_d, params_g)
-        fake = gan.draw(params, batch["tokens"], z)
+        real = shift(real, key, loss.shift)
+        fake = shift(gan.draw(params, batch["tokens"], z), key, loss.shift)
         text = gan.read(params, batch["tokens"])
         fake_own = gan.score(params, gan.see(params, fake), text)
         real_own = gan.score(params, gan.see(params, real), text) if loss.adversarial == "rpgan" else fake_own
@@ -88,13 +91,14 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         gamma = cosine(*loss.gamma, state.step / config.steps)
         g, d = state.params["generator"], state.params["discriminator"]
 
+        key = stream(config.seed, state.step, Stream.SHIFT)
         z = noise(state.step, Stream.NOISE_D, rows)
-        (loss_d, metrics), grad_d = mean(jax.value_and_grad(d_loss, has_aux=True)(d, g, real, batch, gamma, z))
+        (loss_d, metrics), grad_d = mean(jax.value_and_grad(d_loss, has_aux=True)(d, g, real, batch, gamma, z, key))
         update, opt_d = optimizer.update(grad_d, state.opt_d, d)
         new_d = optax.apply_updates(d, update)
 
         z = noise(state.step, Stream.NOISE_G, rows)
-        loss_g, grad_g = mean(jax.value_and_grad(g_loss)(g, new_d, real, batch, z))
+        loss_g, grad_g = mean(jax.value_and_grad(g_loss)(g, new_d, real, batch, z, key))
         update, opt_g = optimizer.update(grad_g, state.opt_g, g)
         new_g = optax.apply_updates(g, update)
 

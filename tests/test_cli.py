@@ -10,7 +10,6 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT))
 import sample
 import train
-
 from dallegan.cli import run
 
 

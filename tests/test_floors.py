@@ -12,7 +12,7 @@ FLOORS = [
     ["models.generator"],
     ["models.decoder", "models.discriminator"],
     ["models.gan"],
-    ["losses", "optim", "data.pipeline"],
+    ["losses", "augment", "optim", "data.pipeline"],
     ["state"],
     ["steps"],
     ["parallel"],
@@ -45,7 +45,7 @@ def imported(path):
 def test_imports_go_down():
     for name, path in modules():
         if name in ("data", "models"):
-            assert not path.read_text().strip()
+            assert len(path.read_text().splitlines()) == 1
             continue
         assert name in LEVEL, f"{name} has no floor: give it one here and in the design"
         for other in imported(path):

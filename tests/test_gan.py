@@ -98,7 +98,7 @@ def test_functions_work_under_jit_vmap_and_grad():
 
 def test_pictures_of_a_batch_do_not_mix():
     gan = make()
-    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    params, tokens = gan.init(KEY), inputs(gan)[0]
     params = jax.tree.map(lambda p: p + 0.02, params)
     image = jax.random.normal(KEY, (3, 32, 32, 3))
     gradient = jax.jacrev(lambda x: gan.discriminate(params, x, tokens))(image)
@@ -110,7 +110,7 @@ def test_pictures_of_a_batch_do_not_mix():
 def test_padding_does_not_change_a_caption():
     for encoder in ("rnn", "transformer"):
         gan = make(text__encoder=encoder)
-        params, (tokens, _) = gan.init(KEY), inputs(gan)
+        params, tokens = gan.init(KEY), inputs(gan)[0]
         short, long = gan.encode(params, tokens[:, :14]), gan.encode(params, tokens)
         np.testing.assert_allclose(short.sentence, long.sentence, atol=1e-5)
 

@@ -6,7 +6,7 @@ import pytest
 
 from dallegan.data import grammar
 from dallegan.data.grammar import COLOURS, OBJECTS, PLACES, POSES, Scene, Thing
-from dallegan.data.storybook import RGB, Storybook, is_heldout, render, swap
+from dallegan.data.storybook import RGB, Storybook, is_heldout, negative, render, swap
 from dallegan.errors import UserError
 
 BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))
@@ -96,17 +96,19 @@ def test_left_is_left():
             assert (centre("red") < centre("blue")) == (side == "left")
 
 
-def test_negatives_are_false_of_the_picture():
-    source = Storybook(16, objects=2, hard=0.5)
-    hard = 0
+@pytest.mark.parametrize("objects", [1, 2])
+def test_negatives_are_false_of_the_picture(objects):
+    source, swapped = Storybook(16, objects=objects), 0
     for i in range(2000):
-        found = source.example(i)
-        scene, said = found.truth
-        assert found.negative != found.caption
-        hard += len(found.negative) > 0 and abs(len(found.negative) - len(found.caption)) < 4
-        # the sentence that is false may not be one that the true scene's own grammar says with the same seed
-        assert said.text == found.caption
-    assert hard > 800
+        scene, seed = source.scene(i)
+        said = source.example(i).truth[1]
+        other, text = negative(scene, said, seed, "train", objects, 0.5)
+        assert source.example(i).negative == text.text != said.text
+        assert text.language == said.language
+        if len(other.things) == len(scene.things) == 1:
+            assert not all(grammar.holds(scene, a, other) for a in text.mentions)
+        swapped += said.mentions == text.mentions and sum(not grammar.holds(scene, a, other) for a in said.mentions) == 1
+    assert 0.4 < swapped / 2000 < 0.7
 
 
 def test_swap_changes_one_attribute_only():

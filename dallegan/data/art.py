@@ -221,7 +221,10 @@ def _beach(size: int, rng: random.Random, h: float, g: float) -> tuple[Canvas, R
     top = h - 0.26
     canvas.polygon([(x - 0.02, h + 0.18), (x + lean - 0.012, top), (x + lean + 0.012, top), (x + 0.022, h + 0.18)], tint((150, 104, 62), g))
     for dx, dy in ((-0.16, 0.05), (-0.12, -0.06), (0.0, -0.1), (0.12, -0.06), (0.16, 0.05)):
-        canvas.polygon([(x + lean, top), (x + lean + dx * 0.6, top + dy - 0.035), (x + lean + dx, top + dy), (x + lean + dx * 0.5, top + dy * 0.5 + 0.02)], tint((62, 150, 74), g))
+        canvas.polygon(
+            [(x + lean, top), (x + lean + dx * 0.6, top + dy - 0.035), (x + lean + dx, top + dy), (x + lean + dx * 0.5, top + dy * 0.5 + 0.02)],
+            tint((62, 150, 74), g),
+        )
     return canvas, tint((218, 190, 128), g)
 
 

@@ -22,7 +22,7 @@ ZH_OBJECT = {
     "elephant": ("头", "象"), "horse": ("匹", "马"), "tree": ("棵", "树"), "flower": ("朵", "花"), "house": ("座", "房子"), "car": ("辆", "汽车"),
     "boat": ("艘", "船"), "balloon": ("个", "气球"), "umbrella": ("把", "雨伞"), "snowman": ("个", "雪人"),
 }  # fmt: skip
-ZH_COLOUR = dict(zip(COLOURS, ("红", "橙", "黄", "绿", "蓝", "紫", "粉", "棕", "黑", "白"), strict=True))
+ZH_COLOUR: dict[str, str] = dict(zip(COLOURS, ("红", "橙", "黄", "绿", "蓝", "紫", "粉", "棕", "黑", "白"), strict=True))
 ZH_SIZE = {"big": "大", "small": "小"}
 ZH_PLACE = {
     "snow": "雪地里", "grass": "草地上", "desert": "沙漠里", "beach": "沙滩上", "sea": "海面上", "forest": "森林里", "city": "城市里", "night": "夜空下",
@@ -68,11 +68,11 @@ class Caption:
 
 
 def holds(scene: Scene, attribute: str, other: Scene) -> bool:
-    """Whether both scenes agree on an attribute named as in `Caption.mentions`."""
+    """Whether two scenes of equally many objects agree on an attribute named as in `Caption.mentions`."""
     if attribute in ("place", "side"):
         return getattr(scene, attribute) == getattr(other, attribute)
     i, field = attribute.split(".")
-    return len(scene.things) == len(other.things) and getattr(scene.things[int(i)], field) == getattr(other.things[int(i)], field)
+    return getattr(scene.things[int(i)], field) == getattr(other.things[int(i)], field)
 
 
 def caption(scene: Scene, seed: int, language: str | None = None) -> Caption:

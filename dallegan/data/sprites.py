@@ -134,7 +134,13 @@ def _fish(pose: str) -> list[Polygon]:
 
 def _thing(kind: str) -> list[Polygon]:
     if kind == "tree":
-        return [box(-0.12, 0, 0.12, 0.7, "wood"), ellipse(-0.34, 0.8, 0.36, 0.32, "far"), ellipse(0.34, 0.8, 0.36, 0.32, "far"), ellipse(0, 1.15, 0.44, 0.44), ellipse(-0.1, 1.25, 0.2, 0.18, "light")]
+        return [
+            box(-0.12, 0, 0.12, 0.7, "wood"),
+            ellipse(-0.34, 0.8, 0.36, 0.32, "far"),
+            ellipse(0.34, 0.8, 0.36, 0.32, "far"),
+            ellipse(0, 1.15, 0.44, 0.44),
+            ellipse(-0.1, 1.25, 0.2, 0.18, "light"),
+        ]
     if kind == "flower":
         petals = [ellipse(0.34 * math.cos(a), 1.2 + 0.34 * math.sin(a), 0.26, 0.2, "base", a) for a in (k * math.pi / 3 for k in range(6))]
         leaves = [ellipse(-0.22, 0.4, 0.26, 0.1, "stem", -0.5), ellipse(0.22, 0.5, 0.26, 0.1, "stem", 0.5)]
@@ -146,14 +152,22 @@ def _thing(kind: str) -> list[Polygon]:
     if kind == "car":
         wheels = [p for x in (-0.62, 0.62) for p in (ellipse(x, 0.24, 0.24, 0.24, "tyre"), ellipse(x, 0.24, 0.1, 0.1, "metal"))]
         cabin = poly([(-0.65, 0.6), (-0.45, 1.06), (0.32, 1.06), (0.62, 0.6)])
-        glass = [poly([(-0.5, 0.64), (-0.36, 0.95), (-0.08, 0.95), (-0.08, 0.64)], "glass"), poly([(0.04, 0.64), (0.04, 0.95), (0.26, 0.95), (0.44, 0.64)], "glass")]
+        glass = [
+            poly([(-0.5, 0.64), (-0.36, 0.95), (-0.08, 0.95), (-0.08, 0.64)], "glass"),
+            poly([(0.04, 0.64), (0.04, 0.95), (0.26, 0.95), (0.44, 0.64)], "glass"),
+        ]
         hull = poly([(-1.15, 0.25), (-1.15, 0.58), (-0.9, 0.68), (0.7, 0.68), (1.1, 0.55), (1.15, 0.25)])
         return [cabin, hull, *glass, *wheels, ellipse(1.05, 0.48, 0.09, 0.08, "sun")]
     if kind == "boat":
         sails = [poly([(0.06, 0.52), (0.06, 1.6), (0.82, 0.52)], "white"), poly([(-0.06, 0.52), (-0.06, 1.4), (-0.6, 0.52)], "light")]
         return [box(-0.05, 0.4, 0.05, 1.65, "wood"), *sails, poly([(-1.0, 0.45), (-0.66, 0.0), (0.66, 0.0), (1.0, 0.45)]), box(-0.8, 0.3, 0.86, 0.38, "dark")]
     if kind == "balloon":
-        return [limb(0, 0.0, 0.04, 0.6, 0.025, "ink"), poly([(-0.1, 0.56), (0, 0.7), (0.1, 0.56)], "dark"), ellipse(0, 1.15, 0.46, 0.54), ellipse(-0.16, 1.34, 0.1, 0.16, "light", 0.4)]
+        return [
+            limb(0, 0.0, 0.04, 0.6, 0.025, "ink"),
+            poly([(-0.1, 0.56), (0, 0.7), (0.1, 0.56)], "dark"),
+            ellipse(0, 1.15, 0.46, 0.54),
+            ellipse(-0.16, 1.34, 0.1, 0.16, "light", 0.4),
+        ]
     if kind == "umbrella":
         a = [math.pi * k / 14 for k in range(15)]
         dome = poly([(0.95 * math.cos(t), 0.75 + 0.72 * math.sin(t)) for t in a])

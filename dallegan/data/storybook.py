@@ -65,21 +65,26 @@ def render(scene: Scene, size: int, seed: int) -> np.ndarray:
     return canvas.finish()
 
 
-def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, hard: float) -> Caption:
-    """A caption false of the scene: with probability `hard` the same sentence with one named attribute swapped, else another scene's."""
+def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, hard: float) -> tuple[Scene, Caption]:
+    """A caption false of the scene, and the scene it is true of.
+
+    With probability `hard` the same sentence with one named attribute swapped, else another scene's.
+    """
     rng = random.Random(seed)
     if rng.random() >= hard:
         other = draw_scene(rng, split, objects)
         text = grammar.caption(other, rng.getrandbits(48), said.language)
-        if not all(holds_named(scene, other, a) for a in text.mentions):
-            return text
+        if is_false(text, other, scene):
+            return other, text
     other = swap(scene, rng.choice(sorted(said.mentions)), rng)
-    return grammar.caption(other, seed=_caption_seed(seed), language=said.language)
+    return other, grammar.caption(other, seed=_caption_seed(seed), language=said.language)
 
 
-def holds_named(scene: Scene, other: Scene, attribute: str) -> bool:
-    """`grammar.holds`, false where the scenes have different numbers of objects."""
-    return len(scene.things) == len(other.things) and grammar.holds(scene, attribute, other)
+def is_false(said: Caption, of: Scene, scene: Scene) -> bool:
+    """Whether a caption of one scene is surely false of another: it names an object or an attribute that is not there."""
+    if len(of.things) == len(scene.things) == 1:
+        return not all(grammar.holds(of, attribute, scene) for attribute in said.mentions)
+    return not {t.kind for t in of.things} <= {t.kind for t in scene.things}
 
 
 def swap(scene: Scene, attribute: str, rng: random.Random) -> Scene:
@@ -128,7 +133,7 @@ class Storybook:
         """Picture, caption, negative caption and ground truth; `rng` is not used: the index decides everything."""
         scene, seed = self.scene(index)
         said = grammar.caption(scene, _caption_seed(seed))
-        wrong = negative(scene, said, seed, self.split, self.objects, self.hard)
+        _, wrong = negative(scene, said, seed, self.split, self.objects, self.hard)
         return Example(render(scene, self.size, seed), said.text, wrong.text, (scene, said))
 
     def captions(self, limit: int) -> list[str]:

@@ -1,0 +1,1 @@
+"""The four boxes of the design document, a file each, and what composes them."""

@@ -6,23 +6,24 @@ import jax.numpy as jnp
 
 from dallegan.config import ModelConfig
 from dallegan.models.encoder import Text
-from dallegan.models.generator import Modulate, UpBlock
+from dallegan.models.generator import Mapping, Modulate, UpBlock
 from dallegan.models.layers import Conv3, Dtype, depth_to_space, lrelu
 
 
 class Decoder(nn.Module):
-    """`up` is the generator's block (tied), or None for a block of its own at each scale."""
+    """`up` is the generator's block (tied), or None for a block of its own at each scale; `mapping` is the generator's."""
 
     config: ModelConfig
     size: int
+    mapping: Mapping
     up: UpBlock | None
     depth: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h_BHWC: jax.Array, w_BS: jax.Array, text: Text) -> jax.Array:
+    def __call__(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
         """[B, base, base, C] -> f32[B, size, size, 3] in [-1, 1]."""
-        c, x = self.config, h_BHWC
+        c, x, w_BS = self.config, h_BHWC, self.mapping(text, noise_BZ)
         while (side := 2 * x.shape[1]) <= self.size // c.patch:
             up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
             x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
@@ -44,7 +45,7 @@ class DcganDecoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, h_BHWC: jax.Array) -> jax.Array:
+    def __call__(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
         """[B, 8, 8, C] -> f32[B, size, size, 3] in [-1, 1]."""
         normal, x = nn.initializers.normal(0.02), h_BHWC
         i = 0

@@ -40,25 +40,27 @@ class Discriminator(nn.Module):
     @nn.compact
     def see(self, image_BHWC: jax.Array) -> Seen:
         """f32[B, H, W, 3] in [-1, 1] -> features of the whole and of each region."""
-        c, width = self.config, self.config.critic_width
+        c = self.config
         depth = sum(c.critic_blocks)
         x = space_to_depth(image_BHWC.astype(self.dtype), c.critic_patch)
-        x = Conv3(width, he(0.7), self.dtype, name="stem")(x)
-        regions = None
+        x = lrelu(Conv3(c.critic_widths[0], he(0.7), self.dtype, name="stem")(x))
+        regions: jax.Array | None = None
         stages = int(math.log2(x.shape[1] // 4)) + 1
         for stage in range(stages):
-            for i in range(c.critic_blocks[min(stage, len(c.critic_blocks) - 1)]):
-                x = Residual(width, depth, self.dtype, name=f"residual{stage}_{i}")(x)
+            level = min(stage, len(c.critic_blocks) - 1)
+            if stage:
+                x = nn.Dense(c.critic_widths[level], kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}")(space_to_depth(x, 2))
+            for i in range(c.critic_blocks[level]):
+                x = Residual(c.critic_widths[level], depth, self.dtype, name=f"residual{stage}_{i}")(x)
             if x.shape[1] <= 8 and regions is None:  # regions at 8×8, or 4×4 where the trunk starts there
                 regions = self.region(lrelu(x)).reshape(x.shape[0], -1, self.region_features)
-            if stage < stages - 1:
-                width = max(width, min(2 * width, 512))
-                x = nn.Dense(width, kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}")(space_to_depth(x, 2))
+        assert regions is not None  # the trunk ends at 4×4
         whole = lrelu(self.whole(lrelu(x).reshape(x.shape[0], -1)))
         return Seen(whole, regions)
 
     def score(self, seen: Seen, text: Text) -> jax.Array:
-        """f32[B]: realism + <projected sentence, whole> (arXiv 1802.05637, eq. 3) + each token against the regions it attends to (arXiv 1711.10485, eq. 7-9)."""
+        """f32[B]: realism, plus <projected sentence, whole> (arXiv 1802.05637, eq. 3), plus each token against the regions it
+        attends to (arXiv 1711.10485, eq. 7-9)."""
         realism = self.head(seen.whole)[:, 0]
         sentence = jnp.sum(self.project(text.sentence) * seen.whole, -1) / math.sqrt(self.features)
         temperature = math.sqrt(self.region_features)

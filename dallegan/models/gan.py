@@ -31,27 +31,23 @@ class Synthesis(nn.Module):
         c = self.model
         self.encoder = Encoder(self.text, self.dtype)
         if c.recipe == "dcgan":
-            self.generator = DcganGenerator(c, 2 * self.size * 8 // 2, self.dtype)
+            self.generator = DcganGenerator(8 * self.size, self.dtype)  # halved at each doubling, down to 32 at full size
             self.decoder = DcganDecoder(self.size, self.dtype)
             return
         depth = c.blocks * int(math.log2(self.size // c.patch // 4))
         self.mapping = Mapping(c, self.dtype)
         self.up = UpBlock(c, depth, self.dtype)
-        self.generator = Generator(c, self.up, self.dtype)
-        self.decoder = Decoder(c, self.size, self.up if c.tied else None, depth, self.dtype)
+        self.generator = Generator(c, self.mapping, self.up, self.dtype)
+        self.decoder = Decoder(c, self.size, self.mapping, self.up if c.tied else None, depth, self.dtype)
 
     def encode(self, tok_BT: jax.Array) -> Text:
         return self.encoder(tok_BT)
 
     def generate(self, text: Text, noise_BZ: jax.Array) -> jax.Array:
-        if self.model.recipe == "dcgan":
-            return self.generator(text, noise_BZ)
-        return self.generator(self.mapping(text, noise_BZ), text)
+        return self.generator(text, noise_BZ)
 
     def decode(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
-        if self.model.recipe == "dcgan":
-            return self.decoder(h_BHWC)
-        return self.decoder(h_BHWC, self.mapping(text, noise_BZ), text)
+        return self.decoder(h_BHWC, text, noise_BZ)
 
     def __call__(self, tok_BT: jax.Array, noise_BZ: jax.Array) -> jax.Array:
         text = self.encode(tok_BT)

@@ -66,13 +66,14 @@ class Generator(nn.Module):
     """Style to 4×4, then `up` at each scale until `base` × `base`."""
 
     config: ModelConfig
-    up: nn.Module
+    mapping: Mapping
+    up: UpBlock
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, w_BS: jax.Array, text: Text) -> jax.Array:
+    def __call__(self, text: Text, noise_BZ: jax.Array) -> jax.Array:
         """-> [B, base, base, C]."""
-        c = self.config
+        c, w_BS = self.config, self.mapping(text, noise_BZ)
         x = nn.Dense(16 * c.width, dtype=self.dtype, name="start")(w_BS).reshape(-1, 4, 4, c.width)
         while (side := 2 * x.shape[1]) <= c.base:
             x = self.up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
@@ -82,7 +83,6 @@ class Generator(nn.Module):
 class DcganGenerator(nn.Module):
     """The baseline: sentence and noise to 4×4, one transposed convolution to 8×8 (arXiv 1511.06434, conditioned as in arXiv 1605.05396)."""
 
-    config: ModelConfig
     channels: int
     dtype: Dtype = jnp.float32
 

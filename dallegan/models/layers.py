@@ -45,13 +45,13 @@ class Conv3(nn.Module):
     """3×3 convolution, same size, zero padding."""
 
     features: int
-    init: Initializer = he()
+    kernel_init: Initializer = he()
     dtype: Dtype = jnp.float32
     bias: bool = True
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-        return nn.Conv(self.features, (3, 3), kernel_init=self.init, use_bias=self.bias, dtype=self.dtype, name="conv")(x_BHWC)
+        return nn.Conv(self.features, (3, 3), kernel_init=self.kernel_init, use_bias=self.bias, dtype=self.dtype, name="conv")(x_BHWC)
 
 
 class Residual(nn.Module):
