@@ -9,11 +9,11 @@ from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimCo
 def config() -> Config:
     """The run."""
     return Config(
-        steps=1800,
+        steps=1500,
         batch=64,
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),
-        model=ModelConfig(blocks=1, attention=(8,)),
+        model=ModelConfig(attention=(4, 8)),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
         optim=OptimConfig(lr=(3e-4, 7.5e-5)),
     )

@@ -45,7 +45,7 @@ class ModelConfig:
     width: int = 128  # channels of the tied upsampling block; keep >= 128
     base: int = 8  # side of the generator's feature map; the decoder doubles it up to size / patch
     patch: int = 2  # the decoder's head paints patch x patch pixels a feature
-    blocks: int = 1  # residual blocks inside the upsampling block
+    blocks: tuple[int, int] = (1, 1)  # residual blocks of the upsampling block before and after it doubles the resolution
     tied: bool = True  # the decoder runs the generator's own upsampling block
     attention: tuple[int, ...] = (8, 16)  # sides of feature maps that attend to the caption's tokens
     critic_patch: int = 2  # the discriminator reads patch x patch pixels a feature
@@ -73,7 +73,7 @@ class OptimConfig:
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.9, 0.99)  # rises over the first fifth of the run
-    ema: float = 0.02  # final half-life of the moving average of the generator, fraction of the run
+    ema: float = 0.08  # final half-life of the moving average of the generator, fraction of the run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ def model():
     config = tiny()
     tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, 20)
     gan = make_gan(config, tokenizer.size)
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), gan.init(jax.random.key(0)))
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), jax.jit(gan.init)(jax.random.key(0)))
     return Model(gan, params, tokenizer, config)
 
 

@@ -16,7 +16,7 @@ def build(**changes):
     config = tiny(**changes)
     gan = Gan(config.text, config.model, config.data.size)
     adam = optimizer(config)
-    return init_state(gan, adam, config), jax.jit(make_train_step(gan, adam, config))
+    return jax.jit(lambda: init_state(gan, adam, config))(), jax.jit(make_train_step(gan, adam, config))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_penalty_equals_a_finite_difference(batches):
         # E |∇D|² = E over random directions u ~ N(0, I) of (∂D/∂u)²
         u = jax.random.normal(jax.random.key(1), (4000, *x.shape[1:]), jnp.float64)
         for i in range(len(x)):
-            score = lambda y, i=i: wide.discriminate(params, y, jnp.broadcast_to(tokens[i], (len(y), tokens.shape[1])))
+            score = jax.jit(lambda y, i=i: wide.discriminate(params, y, jnp.broadcast_to(tokens[i], (len(y), tokens.shape[1]))))
             total += float(jnp.mean(((score(x[i] + eps * u) - score(x[i] - eps * u)) / (2 * eps)) ** 2))
     np.testing.assert_allclose(metrics["r1"], total / len(x), rtol=0.1)
 

@@ -24,7 +24,7 @@ class Decoder(nn.Module):
     def __call__(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
         """[B, base, base, C] -> f32[B, size, size, 3] in [-1, 1]."""
         c, x, w_BS = self.config, h_BHWC, self.mapping(text, noise_BZ)
-        while (side := 2 * x.shape[1]) <= self.size // c.patch:
+        while (side := x.shape[1]) < self.size // c.patch:
             up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
             x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
         # a 3×3 head sees its neighbours, so that pixel patches meet without a seam

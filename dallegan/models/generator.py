@@ -26,7 +26,7 @@ class Mapping(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """The block that generator and decoder share: a doubling, residual blocks, attention to the caption.
+    """The block that generator and decoder share: residual blocks, attention to the caption, a doubling, residual blocks.
 
     It holds no parameter that depends on the resolution; scale and shift come from outside, per scale.
     """
@@ -37,14 +37,19 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, modulation: jax.Array, text: Text) -> jax.Array:
-        """[B, H, W, C], f32[B, blocks, 4, C] -> [B, 2H, 2W, C]."""
-        c, x_BHWC = self.config, upsample(x_BHWC)
-        for i in range(c.blocks):
-            x_BHWC = Residual(c.width, self.depth, self.dtype, name=f"residual{i}")(x_BHWC, modulation[:, i])
-        if c.attention:  # made at every scale, applied where the config says: the parameters are the same either way
+        """[B, H, W, C], f32[B, sum(blocks), 4, C] -> [B, 2H, 2W, C]."""
+        c, (before, after) = self.config, self.config.blocks
+        residual = [Residual(c.width, self.depth, self.dtype, name=f"residual{i}") for i in range(before + after)]
+        for i in range(before):
+            x_BHWC = residual[i](x_BHWC, modulation[:, i])
+        if c.attention:
             attention = CrossAttention(dtype=self.dtype, name="attention")
+            # its parameters are made at the first scale, whether or not that one attends
             if x_BHWC.shape[1] in c.attention or self.is_initializing():
                 x_BHWC = attention(x_BHWC, text.tokens, text.mask)
+        x_BHWC = upsample(x_BHWC)
+        for i in range(before, before + after):
+            x_BHWC = residual[i](x_BHWC, modulation[:, i])
         return x_BHWC
 
 
@@ -56,10 +61,10 @@ class Modulate(nn.Module):
 
     @nn.compact
     def __call__(self, w_BS: jax.Array) -> jax.Array:
-        """-> [B, blocks, 4, C]."""
-        c = self.config
+        """-> [B, sum(blocks), 4, C]."""
+        c, blocks = self.config, sum(self.config.blocks)
         init = nn.initializers.variance_scaling(0.25, "fan_in", "normal")
-        return nn.Dense(c.blocks * 4 * c.width, kernel_init=init, dtype=self.dtype, name="dense")(w_BS).reshape(-1, c.blocks, 4, c.width)
+        return nn.Dense(blocks * 4 * c.width, kernel_init=init, dtype=self.dtype, name="dense")(w_BS).reshape(-1, blocks, 4, c.width)
 
 
 class Generator(nn.Module):
@@ -75,7 +80,7 @@ class Generator(nn.Module):
         """-> [B, base, base, C]."""
         c, w_BS = self.config, self.mapping(text, noise_BZ)
         x = nn.Dense(16 * c.width, dtype=self.dtype, name="start")(w_BS).reshape(-1, 4, 4, c.width)
-        while (side := 2 * x.shape[1]) <= c.base:
+        while (side := x.shape[1]) < c.base:
             x = self.up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
         return x
 
