@@ -14,7 +14,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from dallegan.cli import parse_config
+from dallegan.cli import parse_config, run
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner
@@ -100,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

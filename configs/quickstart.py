@@ -13,7 +13,7 @@ def config() -> Config:
         batch=64,
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),
-        model=ModelConfig(attention=(4, 8)),
+        model=ModelConfig(),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
         optim=OptimConfig(lr=(3e-4, 7.5e-5)),
     )

@@ -14,12 +14,13 @@ for name in ("absl", "orbax"):
 
 
 class Checkpoints:
-    """The checkpoints of a run, in `WORKDIR/checkpoints`."""
+    """The checkpoints of a run, in `WORKDIR/checkpoints`. Only the writer removes what a kill left half written."""
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int) -> None:
+    def __init__(self, workdir: str | pathlib.Path, keep: int, writer: bool = False) -> None:
         policy: Any = ocp.training.preservation_policies.LatestN(keep)
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._orbax = ocp.training.Checkpointer(str(self.directory), preservation_policy=policy, cleanup_tmp_directories=True)
+        self._orbax = ocp.training.Checkpointer(str(self.directory), preservation_policy=policy, cleanup_tmp_directories=writer)
+        self._damaged: set[int] = set()
 
     def steps(self) -> list[int]:
         """Steps that were saved, oldest first."""
@@ -27,8 +28,9 @@ class Checkpoints:
 
     def save(self, step: int, state: Any) -> None:
         """Writes the state of a step; when this returns it is on disk."""
-        if step not in self.steps():
-            self._orbax.save_checkpointables(step, {"state": state}, force=True)
+        if step not in self.steps() or step in self._damaged:
+            self._orbax.save_checkpointables(step, {"state": state}, force=True, overwrite=step in self._damaged)
+            self._damaged.discard(step)
 
     def restore(self, abstract: Any) -> Any | None:
         """The newest state that can be read, with the shapes and shardings of `abstract`; None where nothing was saved.
@@ -40,6 +42,7 @@ class Checkpoints:
             try:
                 return self._orbax.load_checkpointables(step, {"state": abstract})["state"]
             except Exception as error:  # Orbax raises KeyError, NoEntryError, ValueError, ... for what is damaged
+                self._damaged.add(step)
                 warnings.warn(f"checkpoint {step} cannot be read ({type(error).__name__}): trying the one before", stacklevel=2)
         if steps:
             raise UserError(f"none of the checkpoints {steps} in {self.directory} can be read by this model")

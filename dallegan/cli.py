@@ -1,6 +1,7 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 import tyro
@@ -22,7 +23,8 @@ def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Runs a command; exit code 2 and one line on stderr for bad input, 130 for a second Ctrl-C."""
+    """Runs a command; exit code 2 and one line on stderr for bad input, 130 for a second Ctrl-C. Warnings are a line each."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         main()
     except UserError as error:

@@ -17,7 +17,7 @@ class DataConfig:
     source: str = "storybook"  # storybook | emoji | folder:PATH
     size: int = 32  # picture side, pixels
     objects: int = 1  # most objects in a storybook scene
-    hard_negatives: float = 0.5  # share of the negative captions that swap one attribute of the true one
+    hard_negatives: float = 0.5  # storybook: share of the negative captions that swap one attribute of the true one
     flip: bool = False  # mirror half of the pictures whose caption names no side
     threads: int = 2  # decode threads
     prefetch: int = 4  # batches made ahead
@@ -42,15 +42,15 @@ class ModelConfig:
     recipe: Literal["residual", "dcgan"] = "residual"  # dcgan: the plain convolution stack of Radford et al. 2016
     noise: int = 64  # dimensions of the latent
     style: int = 256  # width of the mapping of sentence and noise that modulates the blocks
-    width: int = 128  # channels of the tied upsampling block; keep >= 128
+    width: int = 256  # channels of the tied upsampling block; keep >= 128
     base: int = 8  # side of the generator's feature map; the decoder doubles it up to size / patch
     patch: int = 2  # the decoder's head paints patch x patch pixels a feature
-    blocks: tuple[int, int] = (1, 1)  # residual blocks of the upsampling block before and after it doubles the resolution
+    blocks: int = 1  # residual blocks inside the upsampling block
     tied: bool = True  # the decoder runs the generator's own upsampling block
-    attention: tuple[int, ...] = (8, 16)  # sides of feature maps that attend to the caption's tokens
-    critic_patch: int = 2  # the discriminator reads patch x patch pixels a feature
-    critic_widths: tuple[int, ...] = (128, 128, 256)  # its channels at each resolution, finest first; the last serves all further
-    critic_blocks: tuple[int, ...] = (0, 2, 1)  # its residual blocks at each resolution, likewise
+    attention: tuple[int, ...] = (8,)  # sides of feature maps that attend to the caption's tokens
+    critic_patch: int = 4  # the discriminator reads patch x patch pixels a feature
+    critic_widths: tuple[int, ...] = (128, 256)  # its channels at each resolution, finest first; the last serves all further
+    critic_blocks: tuple[int, ...] = (2, 1)  # its residual blocks at each resolution, likewise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +60,9 @@ class LossConfig:
     adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"
     gamma: tuple[float, float] = (1.0, 0.1)  # weight of R1 and R2
     r2: bool = True  # penalize gradients at generated pictures too
-    penalty_share: float = 1.0  # share of each batch that the penalties are computed on
+    penalty_share: float = 1.0  # share of each batch that the penalties are computed on: 1, 1/2, 1/3, ...
     matching: float = 1.0  # weight of the caption-matching term
-    shift: float = 0.125  # pictures shown to the discriminator are moved by up to this share of their side, a new offset each step
+    shift: float = 0.0625  # each picture shown to the discriminator is moved by up to this share of its side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class OptimConfig:
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.9, 0.99)  # rises over the first fifth of the run
-    ema: float = 0.08  # final half-life of the moving average of the generator, fraction of the run
+    ema: float = 0.06  # final half-life of the moving average of the generator, fraction of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +117,13 @@ class Config:
         return self.steps * self.batch
 
 
+POSITIVE = """
+    steps batch data.threads data.prefetch data.objects text.length text.width text.layers text.heads model.noise model.style model.width
+    model.patch model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp
+"""
+LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1)  # least value of a number; of the others 0
+
+
 def _power_of_two(n: float) -> bool:
     return n >= 1 and n == int(n) and int(n) & (int(n) - 1) == 0
 
@@ -124,25 +131,34 @@ def _power_of_two(n: float) -> bool:
 def check(config: Config) -> None:
     """Raises UserError for settings that contradict each other, before anything is allocated."""
     c, m = config, config.model
-    for name, value in (("steps", c.steps), ("batch", c.batch), ("text.length", c.text.length), ("log.metrics", c.log.metrics), ("log.keep", c.log.keep)):
-        if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
+    for name, value in flatten(config).items():
+        values = value if isinstance(value, tuple) else (value,)
+        low = LEAST.get(name, 0)
+        if not values or any(isinstance(v, int | float) and v < low for v in values):
+            raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be at least {low}")
+    if m.width % 128 and m.width % 4:
+        raise UserError(f"--model.width {m.width}: must be a multiple of 4, the heads of its attention; multiples of 128 are fast")
+    if not m.critic_blocks or not m.blocks:
+        raise UserError("--model.blocks and --model.critic-blocks need at least one block")
     if not _power_of_two(m.base / 4):
         raise UserError(f"--model.base {m.base}: the generator doubles from 4, so 4, 8, 16, ...")
-    unit = m.base * m.patch if m.recipe == "residual" else 4
+    unit, why = (m.base * m.patch, " (model.base x model.patch)") if m.recipe == "residual" else (16, "")
     if not _power_of_two(c.data.size / unit):
-        raise UserError(
-            f"--data.size {c.data.size}: must be {unit} (model.base x model.patch) times a power of two, "
-            f"for example {', '.join(str(unit * 2**i) for i in range(1, 4))}"
-        )
+        sizes = ", ".join(str(unit * 2**i) for i in range(1, 4))
+        raise UserError(f"--data.size {c.data.size}: must be {unit}{why} times a power of two, for example {sizes}")
+    if m.recipe == "residual" and not _power_of_two(c.data.size / m.critic_patch / 4):
+        raise UserError(f"--model.critic-patch {m.critic_patch}: {c.data.size} px / patch is halved down to 4, so take a power of two up to {c.data.size // 4}")
     if len(m.critic_widths) != len(m.critic_blocks):
         raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
     if c.text.vocab < 300:
         raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
     if c.text.width % c.text.heads:
         raise UserError(f"--text.width {c.text.width}: must be a multiple of --text.heads {c.text.heads}")
-    if not 0 < c.loss.penalty_share <= 1:
-        raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be in (0, 1]")
+    share = c.loss.penalty_share
+    if not 0 < share <= 1 or abs(1 / share - round(1 / share)) > 1e-3:
+        raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
+    if c.loss.shift >= 1:
+        raise UserError(f"--loss.shift {c.loss.shift}: a share of the picture's side, below 1")
 
 
 def _folders() -> list[pathlib.Path]:
@@ -184,13 +200,15 @@ def from_json(text: str) -> Config:
 
 
 def _build(kind: Any, values: dict[str, Any]) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(kind)}
+    fields, defaults = {f.name: f for f in dataclasses.fields(kind)}, kind()
     if unknown := set(values) - set(fields):
         raise TypeError(f"unknown settings {', '.join(sorted(unknown))} (written by a newer version?)")
     made = {}
     for name, value in values.items():
-        kindof = fields[name].type
+        kindof, default = fields[name].type, getattr(defaults, name)
         made[name] = _build(kindof, value) if dataclasses.is_dataclass(kindof) else tuple(value) if isinstance(value, list) else value
+        if type(made[name]) is not type(default) and not (isinstance(default, float) and type(value) is int):
+            raise TypeError(f"{name} is {value!r}")
     return kind(**made)
 
 

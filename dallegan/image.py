@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
+from dallegan.files import write_whole
+
 MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
+warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of sizes and metadata that are dealt with here
 FONT = pathlib.Path(__file__).parent / "assets" / "NotoSansSC-subset.ttf"
 
 
@@ -23,14 +26,12 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     Raises ImageError for broken, truncated or huge (> 64 megapixel) files.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is checked here
-            with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
-                image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
-                image.load()
-                upright = ImageOps.exif_transpose(image)
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+            image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
+            image.load()
+            upright = ImageOps.exif_transpose(image)
         return np.asarray(ImageOps.fit(_rgb(upright), (size, size), Image.Resampling.LANCZOS))
     except ImageError:
         raise
@@ -97,7 +98,6 @@ def save_png(image: Image.Image, path: str | pathlib.Path, info: Mapping[str, st
     text = PngImagePlugin.PngInfo()
     for key, value in info.items():
         text.add_itxt(key, value.encode("utf-8", "replace").decode())
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.part")
-    image.save(partial, "PNG", pnginfo=text)
-    partial.replace(path)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=text)
+    write_whole(path, file.getvalue())

@@ -19,6 +19,7 @@ from dallegan.checkpoint import Checkpoints
 from dallegan.config import Config
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
+from dallegan.files import write_whole
 from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
@@ -44,12 +45,12 @@ def train(config: Config) -> None:
     configs.check(config)
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
-    _claim(workdir, config)
-
-    # 2. Build: source, tokenizer, the four parts, the compiled step.
     source = make_source(config)
+
+    # 2. Build: the run's directory, tokenizer, the four parts.
+    _claim(workdir, config)
     if skipped := getattr(source, "skipped", None):
-        (workdir / "skipped.log").write_text("".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
+        write_whole(workdir / "skipped.log", "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
         print(f"{len(skipped)} files skipped, named in {workdir / 'skipped.log'}; {len(source)} pictures kept", file=sys.stderr)
     if (workdir / "tokenizer.model").exists():
         tokenizer = Tokenizer.load(workdir / "tokenizer.model", config.text.length)
@@ -60,12 +61,11 @@ def train(config: Config) -> None:
     runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
 
     # 3. Restore the newest checkpoint that can be read, or begin.
-    checkpoints = Checkpoints(workdir, config.log.keep)
+    checkpoints = Checkpoints(workdir, config.log.keep, writer=True)
     shardings = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), runner.abstract, runner.state_shardings)
     restored = checkpoints.restore(shardings)
     state = runner.init() if restored is None else runner.place(restored)
     step = int(runner.view(state).step)
-    (workdir / "config.json").write_text(configs.to_json(config))
     if step >= config.steps:
         print(f"{workdir} is complete: {step} steps. Sample it: python sample.py PROMPT --model {workdir}")
         return
@@ -123,7 +123,7 @@ def _due(step: int, every: int, config: Config) -> bool:
 
 
 def _claim(workdir: pathlib.Path, config: Config) -> None:
-    """Makes the run's directory, or checks that it belongs to this configuration."""
+    """Makes the run's directory and its config.json, or checks that it belongs to this configuration."""
     path = workdir / "config.json"
     try:
         if path.exists():
@@ -132,6 +132,8 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
                 raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
         for folder in (workdir, workdir / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_whole(path, configs.to_json(config))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from None
 
@@ -167,7 +169,10 @@ class Stop:
 
 @dataclasses.dataclass
 class Log:
-    """Progress bar, metrics.jsonl (the truth) and TensorBoard where tensorboardX is installed. Read-outs are means since the last line."""
+    """Progress bar, metrics.jsonl (the truth) and TensorBoard where tensorboardX is installed.
+
+    Read-outs are means since the last line or the start of the process.
+    """
 
     workdir: pathlib.Path
     config: Config
@@ -177,7 +182,7 @@ class Log:
     def __post_init__(self) -> None:
         self.path = self.workdir / "metrics.jsonl"
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= self.first]  # a kill may have left later ones
-        self.path.write_text("".join(kept))
+        write_whole(self.path, "".join(kept))
         self._sums: dict[str, list[float]] = {}
         self._last_step, self._clock = self.first, time.perf_counter()
         c, tty = self.config, sys.stderr.isatty()
@@ -209,7 +214,7 @@ class Log:
             self.close()
             raise Diverged(
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; parameters are as before them. "
-                "Raise --loss.gamma, lower --optim.lr, or try --parallel.precision float32"
+                "In a new --workdir, raise --loss.gamma, lower --optim.lr, or try --parallel.precision float32"
             )
 
     def write(self, step: int) -> None:

@@ -31,7 +31,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def ema_decay(config: Config, step: jax.Array) -> jax.Array:
     """Decay of the generator's moving average at a step: 2^(-batch / half-life), the half-life ramping up as a share of
-    the images seen (arXiv 1912.04958, appendix B) to `optim.ema` of the run."""
+    the images seen (the `ema_rampup` of arXiv 2006.06676) to `optim.ema` of the run."""
     half_life = jnp.minimum(config.optim.ema * config.images, 0.1 * (step + 1) * config.batch)
     return 0.5 ** (config.batch / half_life)
 

@@ -76,7 +76,8 @@ class Runner:
         self.state_shardings = state_shardings(self.mesh, self.abstract)
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
         self._init, self._step = init, step
-        self._compiled: Any = jax.pmap(step(AXIS), axis_name=AXIS, donate_argnums=0, devices=devices) if self.pmap else None
+        self._devices = devices
+        self._compiled: Any = None
 
     def init(self) -> GanState:
         """A fresh state, made in its place on the devices."""
@@ -101,12 +102,16 @@ class Runner:
 
     def compile(self, state: GanState, batch: Batch) -> None:
         """Compiles the step ahead of its first call."""
-        if self._compiled is None:
-            jitted = jax.jit(
+        if self._compiled is not None:
+            return
+        if self.pmap:
+            mapped = jax.pmap(self._step(AXIS), axis_name=AXIS, donate_argnums=0, devices=self._devices)
+        else:
+            mapped = jax.jit(
                 self._step(None), donate_argnums=0,
                 in_shardings=(self.state_shardings, self.batch_sharding), out_shardings=(self.state_shardings, None),
             )  # fmt: skip
-            self._compiled = compile_fast(jitted.lower(state, batch))
+        self._compiled = compile_fast(mapped.lower(state, batch))
 
     def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         """One train step."""
@@ -115,7 +120,7 @@ class Runner:
         return state, jax.tree.map(lambda x: x.addressable_shards[0].data[0], metrics) if self.pmap else metrics
 
     def flops(self) -> float:
-        """XLA's count of floating-point operations in one step (jit strategy)."""
+        """XLA's count of floating-point operations in one step, once compiled."""
         return float(self._compiled.cost_analysis()["flops"])
 
 

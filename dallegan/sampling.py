@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 import pathlib
 import re
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dallegan.checkpoint import Checkpoints
-from dallegan.config import Config, from_json
+from dallegan.config import Config, check, from_json
 from dallegan.errors import UserError
 from dallegan.image import grid, save_png
 from dallegan.models.gan import Gan, Params
@@ -70,6 +71,8 @@ class Model:
         """`sample` in pieces of at most 16 pictures, for long lists at constant memory."""
         if n < 1:
             raise UserError(f"n = {n}: ask for at least one picture")
+        if not 0 <= seed < 2**32 or not math.isfinite(truncation):
+            raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
         tokens = self._tokens(captions)
         key = stream(seed, 0, Stream.SAMPLE)
         marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
@@ -105,7 +108,11 @@ def load(path: str | pathlib.Path) -> Model:
     if missing:
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
         raise UserError(f"{path} is not a model: {reason}. Train one with: python train.py")
-    config = from_json((folder / "config.json").read_text("utf-8", "replace"))
+    try:
+        config = from_json((folder / "config.json").read_text("utf-8", "replace"))
+        check(config)
+    except (UserError, OSError) as error:
+        raise UserError(f"{folder / 'config.json'}: {error}") from None
     tokenizer = Tokenizer.load(folder / "tokenizer.model", config.text.length)
     gan = make_gan(config, tokenizer.size)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from dallegan import losses
-from dallegan.augment import shift
+from dallegan.augment import draw_offsets, shift
 from dallegan.config import Config
 from dallegan.models.gan import Gan, Params
 from dallegan.optim import cosine, ema_decay, ema_update
@@ -38,22 +38,26 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     """The step of a run; see the module's docstring for `axis`."""
     loss, stride = config.loss, penalty_stride(config)
     regularized = max(loss.gamma) > 0
+    reach = int(config.data.size * loss.shift)
 
     def mean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis) if axis else tree
 
-    def noise(step: jax.Array, name: Stream, rows: int) -> jax.Array:
-        every = jax.random.normal(stream(config.seed, step, name), (config.batch, gan.model.noise))
+    def mine(every: jax.Array, rows: int) -> jax.Array:
+        """This device's rows of what was drawn for the global batch."""
         return jax.lax.dynamic_slice_in_dim(every, jax.lax.axis_index(axis) * rows, rows) if axis else every
+
+    def noise(step: jax.Array, name: Stream, rows: int) -> jax.Array:
+        return mine(jax.random.normal(stream(config.seed, step, name), (config.batch, gan.model.noise)), rows)
 
     def split(params_d: Any, params_g: Any) -> Params:
         return {"generator": params_g, "discriminator": params_d}
 
-    def d_loss(params_d: Any, params_g: Any, real: jax.Array, batch: Batch, gamma: jax.Array, z: jax.Array, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def d_loss(params_d: Any, params_g: Any, real: jax.Array, batch: Batch, gamma: jax.Array, z: jax.Array, offset: jax.Array) -> tuple[jax.Array, Metrics]:
         params = split(params_d, params_g)
         b = real.shape[0]
-        real = shift(real, key, loss.shift)
-        fake = jax.lax.stop_gradient(shift(gan.draw(params, batch["tokens"], z), key, loss.shift))
+        real = shift(real, offset, reach)
+        fake = jax.lax.stop_gradient(shift(gan.draw(params, batch["tokens"], z), offset, reach))
         seen = gan.see(params, jnp.concatenate([real, fake]))
         text = gan.read(params, jnp.concatenate([batch["tokens"], batch["negative"]]))
         own, other = (jax.tree.map(lambda x, s=s: x[s], text) for s in (slice(0, b), slice(b, None)))
@@ -64,6 +68,7 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         if loss.matching:
             total += loss.matching * losses.matching_loss(real_own, real_other, valid)
         metrics = {"match_gap": jnp.mean((real_own - real_other) * valid), "score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own)}
+        r1 = r2 = jnp.zeros(())
         if regularized:
             some = jax.tree.map(lambda x: x[::stride], own)
             # one gradient over real and generated pictures together
@@ -71,15 +76,15 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
             if loss.r2:
                 images, texts = jnp.concatenate([images, fake[::stride]]), jax.tree.map(lambda x: jnp.concatenate([x, x]), some)
             norms = losses.gradient_penalty(lambda x: gan.score(params, gan.see(params, x), texts), images)
-            r1, r2 = jnp.mean(norms[: b // stride]), jnp.mean(norms[b // stride :]) if loss.r2 else jnp.zeros(())
+            r1 = jnp.mean(norms[: b // stride])
+            r2 = jnp.mean(norms[b // stride :]) if loss.r2 else r2
             total += 0.5 * gamma * (r1 + r2)  # arXiv 2501.05441, eq. 3
-            metrics |= {"r1": r1, "r2": r2}
-        return total, metrics
+        return total, metrics | {"r1": r1, "r2": r2}
 
-    def g_loss(params_g: Any, params_d: Any, real: jax.Array, batch: Batch, z: jax.Array, key: jax.Array) -> jax.Array:
+    def g_loss(params_g: Any, params_d: Any, real: jax.Array, batch: Batch, z: jax.Array, offset: jax.Array) -> jax.Array:
         params = split(params_d, params_g)
-        real = shift(real, key, loss.shift)
-        fake = shift(gan.draw(params, batch["tokens"], z), key, loss.shift)
+        real = shift(real, offset, reach)
+        fake = shift(gan.draw(params, batch["tokens"], z), offset, reach)
         text = gan.read(params, batch["tokens"])
         fake_own = gan.score(params, gan.see(params, fake), text)
         real_own = gan.score(params, gan.see(params, real), text) if loss.adversarial == "rpgan" else fake_own
@@ -91,14 +96,14 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         gamma = cosine(*loss.gamma, state.step / config.steps)
         g, d = state.params["generator"], state.params["discriminator"]
 
-        key = stream(config.seed, state.step, Stream.SHIFT)
+        offset = mine(draw_offsets(stream(config.seed, state.step, Stream.SHIFT), config.batch, reach), rows)
         z = noise(state.step, Stream.NOISE_D, rows)
-        (loss_d, metrics), grad_d = mean(jax.value_and_grad(d_loss, has_aux=True)(d, g, real, batch, gamma, z, key))
+        (loss_d, metrics), grad_d = mean(jax.value_and_grad(d_loss, has_aux=True)(d, g, real, batch, gamma, z, offset))
         update, opt_d = optimizer.update(grad_d, state.opt_d, d)
         new_d = optax.apply_updates(d, update)
 
         z = noise(state.step, Stream.NOISE_G, rows)
-        loss_g, grad_g = mean(jax.value_and_grad(g_loss)(g, new_d, real, batch, z, key))
+        loss_g, grad_g = mean(jax.value_and_grad(g_loss)(g, new_d, real, batch, z, offset))
         update, opt_g = optimizer.update(grad_g, state.opt_g, g)
         new_g = optax.apply_updates(g, update)
 

@@ -10,10 +10,16 @@ import numpy as np
 import sentencepiece as spm
 
 from dallegan.errors import UserError
+from dallegan.files import write_whole
 
 PAD, UNKNOWN, END = 0, 1, 2
 SPLIT = "\x01"  # pieces learned never cross it
 CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
+
+
+def _clean(text: str) -> str:
+    """A lone surrogate has no UTF-8 form, NUL ends a C string, and the split mark is ours."""
+    return text.encode("utf-8", "replace").decode().replace("\0", " ").replace(SPLIT, " ")
 
 
 class Tokenizer:
@@ -35,7 +41,7 @@ class Tokenizer:
         combines known words anew would then share no token with what was seen.
         """
         proto = io.BytesIO()
-        lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for text in captions if (line := " ".join(text.replace(SPLIT, " ").split())[:2000])]
+        lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for text in captions if (line := " ".join(_clean(text).split())[:2000])]
         if not lines:
             raise UserError("no captions to train the tokenizer on")
         # sentencepiece starts from substrings seen in two different words: a word never seen with a comma would stay in pieces
@@ -60,7 +66,7 @@ class Tokenizer:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes `tokenizer.model`."""
-        pathlib.Path(path).write_bytes(self.proto)
+        write_whole(path, self.proto)
 
     @property
     def size(self) -> int:
@@ -77,8 +83,7 @@ class Tokenizer:
         return np.stack([self._encode(t, quiet) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
 
     def _encode(self, text: str, quiet: bool) -> np.ndarray:
-        # a lone surrogate has no UTF-8 form, and NUL ends the C string
-        ids = self._model.EncodeAsIds(text.encode("utf-8", "replace").decode().replace("\0", " "))
+        ids = self._model.EncodeAsIds(_clean(text))
         if len(ids) >= self.length and not quiet:
             shown = text if len(text) <= 40 else text[:40] + "..."
             warnings.warn(f"caption of {len(ids)} tokens cut to {self.length - 1}: {shown!r}", stacklevel=3)

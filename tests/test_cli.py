@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from conftest import ROOT
@@ -14,6 +15,7 @@ from dallegan.cli import run
 
 
 def call(script, args, monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, args)])
     try:
         code = run(script.main)
@@ -82,6 +84,14 @@ def test_help_teaches(monkeypatch, capsys):
     assert code == 0
     for word in ("PROMPT", "--model", "--seed", "--truncation"):
         assert word in out
+
+
+def test_warnings_are_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert run(lambda: warnings.warn("caption cut", stacklevel=1)) == 0
+    assert capsys.readouterr().err == "warning: caption cut\n"
 
 
 def test_as_a_real_process(tmp_path):

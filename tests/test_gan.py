@@ -93,7 +93,7 @@ def test_the_decoder_runs_the_generators_own_block():
 def test_resolution_costs_only_modulation_when_tied():
     sizes = {tied: [count(jax.eval_shape(make(size, model__tied=tied).gan.init, KEY)["generator"]) for size in (32, 64, 128)] for tied in (True, False)}
     m = tiny().model
-    modulation = (m.style + 1) * 4 * m.width * sum(m.blocks)
+    modulation = (m.style + 1) * 4 * m.width * m.blocks
     assert np.diff(sizes[True]).tolist() == [modulation, modulation]
     block = count(jax.eval_shape(make().gan.init, KEY)["generator"]["up"])
     assert np.diff(sizes[False]).tolist() == [modulation + block] * 2

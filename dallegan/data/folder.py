@@ -5,6 +5,7 @@ be used are skipped, counted and named in `skipped`.
 """
 
 import csv
+import io
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,10 @@ from dallegan.image import ImageError, read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 KEEP_BYTES = 2 * 2**30  # decoded pictures are kept in memory up to this, decoded again at each visit beyond
+
+
+def _one(texts: list[str], rng: np.random.Generator) -> str:
+    return texts[int(rng.integers(len(texts)))]
 
 
 class Folder:
@@ -56,7 +61,7 @@ class Folder:
     def _read(self, path: pathlib.Path, keep: bool) -> np.ndarray | None:
         try:
             image = read_image(path, self.size)
-            return image if keep else image[:0]
+            return image if keep else np.empty(0, np.uint8)
         except ImageError as error:
             self.skipped[self._name(path)] = str(error)
             return None
@@ -77,13 +82,13 @@ class Folder:
         for path in found:
             beside = path.with_suffix(".txt")
             if path not in texts and beside.is_file():
-                for line in beside.read_text("utf-8", "replace").splitlines():
+                for line in beside.read_text("utf-8-sig", "replace").splitlines():
                     add(self._name(path), line)
         return texts
 
     def _jsonl(self, path: pathlib.Path) -> list[dict]:
         rows = []
-        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8-sig", "replace").split("\n"), 1):
             if line.strip():
                 try:
                     row = json.loads(line)
@@ -97,7 +102,7 @@ class Folder:
 
     def _csv(self, path: pathlib.Path) -> list[dict]:
         try:
-            return list(csv.DictReader(path.read_text("utf-8-sig", "replace").splitlines()))
+            return list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig", "replace"), newline="")))
         except csv.Error as error:
             self.skipped[path.name] = str(error)
             return []
@@ -106,10 +111,19 @@ class Folder:
         return len(self.files)
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
-        """The picture at an index with one of its captions."""
-        image = self._kept[index] if self._kept is not None else read_image(self.files[index], self.size)
-        texts = self.texts[index]
-        return Example(image, texts[int(rng.integers(len(texts)))])
+        """The picture at an index with one of its captions, and a caption of another picture as the false one."""
+        text = _one(self.texts[index], rng)
+        others = len(self) - 1
+        other = _one(self.texts[(index + 1 + int(rng.integers(others))) % len(self)], rng) if others else text
+        return Example(self._image(index), text, other)
+
+    def _image(self, index: int) -> np.ndarray:
+        if self._kept is not None:
+            return self._kept[index]
+        try:
+            return read_image(self.files[index], self.size)
+        except ImageError as error:  # it could be read when the run began
+            raise UserError(f"cannot read {self.files[index]} any more: {error}") from None
 
     def captions(self, limit: int) -> list[str]:
         """The captions of the first `limit` pictures."""

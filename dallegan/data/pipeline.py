@@ -1,6 +1,5 @@
 """Batches as a pure function of (seed, step): the state of the pipeline is the step, so resuming is slicing."""
 
-import random
 from collections.abc import Iterator
 
 import grain
@@ -44,13 +43,10 @@ def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: in
 
     def load(index: int, rng: np.random.Generator) -> HostBatch:
         found = source.example(index, rng)
-        false = found.negative
-        if false is None:  # another picture's caption; an equal one is masked by the loss
-            false = source.example(int(rng.integers(len(source))), rng).caption
         image = found.image
         if config.data.flip and rng.random() < 0.5 and not any(word in found.caption.lower() for word in SIDED):
             image = image[:, ::-1]
-        tokens, negative = tokenizer.encode([found.caption, false], quiet=True)
+        tokens, negative = tokenizer.encode([found.caption, found.negative], quiet=True)
         return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
 
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
@@ -61,9 +57,3 @@ def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Itera
     """Batches from step `start` on, made ahead by `data.threads` threads."""
     options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
     return iter(dataset[start:].to_iter_dataset(options))
-
-
-def caption_of(source: Source, count: int, seed: int = 0) -> list[str]:
-    """`count` captions of a source, for prompts."""
-    rng = random.Random(seed)
-    return [source.example(rng.randrange(len(source)), np.random.default_rng(seed)).caption for _ in range(count)]

@@ -10,7 +10,7 @@ class Example(NamedTuple):
 
     image: np.ndarray  # uint8[H, W, 3]
     caption: str
-    negative: str | None = None  # a caption that is false of the picture, where the source knows one
+    negative: str  # a caption that is false of the picture; one equal to `caption` is masked by the loss
     truth: Any = None  # ground-truth attributes, where the source knows them
 
 

@@ -28,18 +28,20 @@ def is_heldout(kind: str, colour: str, place: str) -> bool:
     return (OBJECTS.index(kind) + COLOURS.index(colour) + 3 * PLACES.index(place)) % 10 == 7
 
 
+def belongs(scene: Scene, split: str) -> bool:
+    """Whether all triples of a scene are of the split."""
+    return all(is_heldout(t.kind, t.colour, scene.place) == (split == "heldout") for t in scene.things)
+
+
 def draw_scene(rng: random.Random, split: str, objects: int) -> Scene:
     """A scene of 1 to `objects` objects whose triples belong to the split."""
     place = rng.choice(PLACES)
+    count = rng.choice(range(1, objects + 1))
     things: list[Thing] = []
-    while len(things) < (1 if objects == 1 else rng.choice((1, 2))):
-        while True:
-            kind, colour = rng.choice(OBJECTS), rng.choice(COLOURS)
-            if is_heldout(kind, colour, place) == (split == "heldout") and all(kind != t.kind for t in things):
-                break
-        things.append(Thing(kind, colour, rng.choice(SIZES), rng.choice(POSES) if kind in ANIMALS else None))
-        if objects > 1 and len(things) == 1 and rng.random() < 0.5:
-            break
+    while len(things) < count:
+        kind, colour = rng.choice(OBJECTS), rng.choice(COLOURS)
+        if is_heldout(kind, colour, place) == (split == "heldout") and all(kind != t.kind for t in things):
+            things.append(Thing(kind, colour, rng.choice(SIZES), rng.choice(POSES) if kind in ANIMALS else None))
     return Scene(place, tuple(things), rng.choice(SIDES) if len(things) == 2 else None)
 
 
@@ -70,13 +72,16 @@ def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, h
 
     With probability `hard` the same sentence with one named attribute swapped, else another scene's.
     """
-    rng = random.Random(seed)
+    rng = random.Random(seed ^ 0x9E3779B9)  # independent of what `render` draws from the seed
     if rng.random() >= hard:
         other = draw_scene(rng, split, objects)
         text = grammar.caption(other, rng.getrandbits(48), said.language)
         if is_false(text, other, scene):
             return other, text
-    other = swap(scene, rng.choice(sorted(said.mentions)), rng)
+    attribute = rng.choice(sorted(said.mentions))
+    other = swap(scene, attribute, rng)
+    while split != "heldout" and not belongs(other, split):
+        other = swap(scene, attribute, rng)
     return other, grammar.caption(other, seed=_caption_seed(seed), language=said.language)
 
 
@@ -118,6 +123,8 @@ class Storybook:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UserError(f"storybook has no split {self.split!r}: choose one of {', '.join(SPLITS)}")
+        if self.objects not in (1, 2):
+            raise UserError(f"--data.objects {self.objects}: storybook scenes have 1 or 2 objects")
         if not 16 <= self.size <= 512:
             raise UserError(f"storybook draws pictures of 16 to 512 pixels, not {self.size}")
 

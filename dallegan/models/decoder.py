@@ -28,14 +28,9 @@ class Decoder(nn.Module):
             up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
             x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
         # a 3×3 head sees its neighbours, so that pixel patches meet without a seam
-        pixels = Conv3(3 * c.patch**2, icnr(c.patch), self.dtype, name="head")(lrelu(x))
+        init = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
+        pixels = Conv3(3 * c.patch**2, init, self.dtype, name="head")(lrelu(x))
         return jnp.tanh(depth_to_space(pixels, c.patch).astype(jnp.float32))
-
-
-def icnr(patch: int) -> nn.initializers.Initializer:
-    """All pixels of a patch start with the same weights, so that the first pictures have no checkerboard (arXiv 1707.02937)."""
-    one = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
-    return lambda key, shape, dtype=jnp.float32: jnp.tile(one(key, (*shape[:-1], 3), dtype), patch**2)
 
 
 class DcganDecoder(nn.Module):

@@ -34,7 +34,7 @@ class Synthesis(nn.Module):
             self.generator = DcganGenerator(8 * self.size, self.dtype)  # halved at each doubling, down to 32 at full size
             self.decoder = DcganDecoder(self.size, self.dtype)
             return
-        depth = sum(c.blocks) * int(math.log2(self.size // c.patch // 4))
+        depth = c.blocks * int(math.log2(self.size // c.patch // 4))
         self.mapping = Mapping(c, self.dtype)
         self.up = UpBlock(c, depth, self.dtype)
         self.generator = Generator(c, self.mapping, self.up, self.dtype)
