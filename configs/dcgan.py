@@ -14,7 +14,7 @@ from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimCo
 def config() -> Config:
     """The run."""
     return Config(
-        steps=1500,
+        steps=1800,
         batch=64,
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),

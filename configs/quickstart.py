@@ -9,11 +9,11 @@ from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimCo
 def config() -> Config:
     """The run."""
     return Config(
-        steps=1500,
+        steps=1800,
         batch=64,
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),
-        model=ModelConfig(),
+        model=ModelConfig(width=128, blocks=2),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
-        optim=OptimConfig(lr=(3e-4, 7.5e-5)),
+        optim=OptimConfig(lr=(3e-4, 1e-5)),
     )

@@ -1,6 +1,8 @@
 import dataclasses
+import os
 import pathlib
 
+import jax
 import pytest
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
@@ -17,6 +19,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="minutes long: --slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory):
+    """The same tiny step is built by many tests and processes: compile it once a session."""
+    folder = str(tmp_path_factory.mktemp("xla"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for child processes
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 TINY = Config(
