@@ -72,7 +72,7 @@ class OptimConfig:
     lr: tuple[float, float] = (2e-4, 5e-5)  # cosine from, to
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
-    beta2: tuple[float, float] = (0.9, 0.99)  # rises over the first fifth of the run
+    beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run
     ema: float = 0.06  # final half-life of the moving average of the generator, fraction of the run
 
 

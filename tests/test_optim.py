@@ -11,7 +11,7 @@ def test_cosine_ends():
 
 def test_schedules_scale_with_the_budget():
     for steps in (100, 1000):
-        config = tiny(steps=steps, optim__lr=(4e-4, 1e-4), optim__warmup=0.1)
+        config = tiny(steps=steps, optim__lr=(4e-4, 1e-4), optim__warmup=0.1, optim__beta2=(0.9, 0.99))
         params = {"w": jnp.ones(3)}
         adam = optimizer(config)
         state = adam.init(params)
