@@ -130,6 +130,8 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
             differing = configs.conflicts(configs.from_json(path.read_text("utf-8", "replace")), config)
             if differing:
                 raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
+        elif any((workdir / "checkpoints").glob("*")):
+            raise UserError(f"{workdir} has checkpoints and no config.json that says of what: choose another --workdir")
         for folder in (workdir, workdir / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():

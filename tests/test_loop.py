@@ -90,6 +90,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
     shutil.rmtree(newest / "state")
     with pytest.warns(UserWarning, match="cannot be read"):
         train(tiny(workdir=str(workdir)))
+    # the damaged step is written anew: from here on nothing warns
     assert digest(workdir) == digest(finished)
 
 
@@ -97,6 +98,12 @@ def test_another_configuration_is_refused(finished):
     with pytest.raises(UserError, match=r"model.width: 16 -> 32") as error:
         train(tiny(workdir=str(finished), model__width=32))
     assert "--workdir" in str(error.value)
+
+
+def test_checkpoints_of_unknown_origin_are_refused(finished, tmp_path):
+    shutil.copytree(finished / "checkpoints", tmp_path / "orphan" / "checkpoints")
+    with pytest.raises(UserError, match=r"no config.json that says of what"):
+        train(tiny(workdir=str(tmp_path / "orphan")))
 
 
 def test_ten_steps_that_are_not_finite_stop_the_run(tmp_path):
