@@ -9,8 +9,8 @@ from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimCo
 def config() -> Config:
     """The run."""
     return Config(
-        steps=1800,
-        batch=64,
+        steps=3400,
+        batch=32,
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),
         model=ModelConfig(width=128, blocks=2),

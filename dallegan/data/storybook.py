@@ -20,7 +20,7 @@ RGB: dict[str, art.Rgb] = {
     "red": (216, 44, 44), "orange": (242, 136, 30), "yellow": (248, 216, 48), "green": (64, 168, 70), "blue": (52, 96, 214),
     "purple": (138, 66, 182), "pink": (246, 142, 184), "brown": (136, 86, 50), "black": (52, 50, 56), "white": (244, 244, 244),
 }  # fmt: skip
-HEIGHT = {"big": 0.62, "small": 0.36}  # of an object, in picture heights
+HEIGHT = {"big": 0.66, "small": 0.42}  # of an object, in picture heights
 
 
 def is_heldout(kind: str, colour: str, place: str) -> bool:
