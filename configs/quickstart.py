@@ -3,7 +3,7 @@
 python train.py
 """
 
-from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 
 
 def config() -> Config:
@@ -16,4 +16,5 @@ def config() -> Config:
         model=ModelConfig(width=128, blocks=2),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
         optim=OptimConfig(lr=(3e-4, 1e-5)),
+        log=LogConfig(samples=13_600, checkpoint=13_600),
     )

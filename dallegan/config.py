@@ -73,6 +73,7 @@ class OptimConfig:
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run
+    eps: float = 1e-8  # added to the root of the second moment
     ema: float = 0.06  # final half-life of the moving average of the generator, fraction of the run
 
 

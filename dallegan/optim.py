@@ -26,7 +26,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     def beta2(step: jax.Array) -> jax.Array:
         return cosine(*o.beta2, step / steps / 0.2)
 
-    return optax.inject_hyperparams(optax.adam, static_args=("b1", "eps", "eps_root"))(learning_rate=rate, b1=o.beta1, b2=beta2, eps=1e-8)
+    return optax.inject_hyperparams(optax.adam, static_args=("b1", "eps", "eps_root"))(learning_rate=rate, b1=o.beta1, b2=beta2, eps=o.eps)
 
 
 def ema_decay(config: Config, step: jax.Array) -> jax.Array:

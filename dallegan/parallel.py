@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dallegan.config import Config
@@ -74,6 +75,7 @@ class Runner:
         self.mesh = make_mesh(config, devices)
         self.abstract = jax.eval_shape(init)
         self.state_shardings = state_shardings(self.mesh, self.abstract)
+        self.per_device = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))  # pmap's: a leading device axis
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
         self._init, self._step = init, step
         self._devices = devices
@@ -87,7 +89,7 @@ class Runner:
     def place(self, state: GanState) -> GanState:
         """A state in the global view, onto the devices."""
         if self.pmap:
-            return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.devices, *x.shape)), state)
+            return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(x, (self.devices, *x.shape)), self.per_device), state)
         return jax.device_put(state, self.state_shardings)
 
     def view(self, state: GanState) -> GanState:
@@ -97,7 +99,7 @@ class Runner:
     def put(self, batch: dict[str, Any]) -> Batch:
         """This process's rows of a global batch, onto the devices."""
         if self.pmap:
-            return {k: v.reshape(self.devices, -1, *v.shape[1:]) for k, v in batch.items()}
+            return {k: jax.device_put(v.reshape(self.devices, -1, *v.shape[1:]), self.per_device) for k, v in batch.items()}
         return {k: jax.make_array_from_process_local_data(self.batch_sharding, v) for k, v in batch.items()}
 
     def compile(self, state: GanState, batch: Batch) -> None:
