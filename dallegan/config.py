@@ -135,7 +135,7 @@ def check(config: Config) -> None:
     for name, value in flatten(config).items():
         values = value if isinstance(value, tuple) else (value,)
         low = LEAST.get(name, 0)
-        if not values or any(isinstance(v, int | float) and v < low for v in values):
+        if any(isinstance(v, int | float) and v < low for v in values):
             raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be at least {low}")
     if m.width % 128 and m.width % 4:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, the heads of its attention; multiples of 128 are fast")

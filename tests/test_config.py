@@ -16,6 +16,10 @@ def test_presets_are_valid_and_survive_json(name):
     assert from_json(to_json(config)) == config
 
 
+def test_attention_may_be_nowhere():
+    check(tiny(model__attention=()))
+
+
 def test_presets_are_listed():
     assert {"quickstart", "dcgan", "storybook64", "emoji64", "base256"} <= set(presets())
 
@@ -38,6 +42,12 @@ def test_flags_override_a_preset():
         ({"text__heads": 3}, "--text.heads 3"),
         ({"text__vocab": 100}, "--text.vocab 100"),
         ({"loss__penalty_share": 0.0}, "--loss.penalty-share"),
+        ({"loss__penalty_share": 0.7}, "1, 1/2, 1/3"),
+        ({"model__critic_widths": (), "model__critic_blocks": ()}, "at least one block"),
+        ({"model__critic_patch": 16}, "--model.critic-patch 16"),
+        ({"log__samples": 0}, "--log.samples 0: must be at least 1"),
+        ({"optim__lr": (-1.0, 0.0)}, "--optim.lr -1.0 0.0: must be at least 0"),
+        ({"model__width": 130}, "--model.width 130"),
     ],
 )
 def test_contradictions_are_refused(changes, message):
