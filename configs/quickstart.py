@@ -1,6 +1,10 @@
 """Built-in storybook at 32 px, one object a scene, sized for a 2-core CPU.
 
 python train.py
+
+2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-24: 12 min 42 s, 146 images/s, compiled in 9 s. Places and colours come
+out right; boats, flowers, umbrellas and most bears are recognizable, cats at night are not; pictures of one prompt are alike,
+and a fine noise of dots remains. Judged by eye: there is no metric yet.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
