@@ -100,7 +100,7 @@ class LogConfig:
 class Config:
     """A run."""
 
-    workdir: str = ""  # where everything is written; "" means runs/PRESET
+    workdir: str = ""  # where everything is written; presets set runs/PRESET
     steps: int = 1000  # budget: training steps of `batch` images each
     batch: int = 64  # images a step, over all devices
     seed: int = 0
@@ -132,6 +132,8 @@ def _power_of_two(n: float) -> bool:
 def check(config: Config) -> None:
     """Raises UserError for settings that contradict each other, before anything is allocated."""
     c, m = config, config.model
+    if not c.workdir:
+        raise UserError("--workdir is empty: name a directory")
     for name, value in flatten(config).items():
         values = value if isinstance(value, tuple) else (value,)
         low = LEAST.get(name, 0)

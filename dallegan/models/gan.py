@@ -31,7 +31,7 @@ class Synthesis(nn.Module):
         c = self.model
         self.encoder = Encoder(self.text, self.dtype)
         if c.recipe == "dcgan":
-            self.generator = DcganGenerator(8 * self.size, self.dtype)  # halved at each doubling, down to 32 at full size
+            self.generator = DcganGenerator(8 * self.size, self.dtype)  # halved at each doubling: 64 at half the size
             self.decoder = DcganDecoder(self.size, self.dtype)
             return
         depth = c.blocks * int(math.log2(self.size // c.patch // 4))
