@@ -3,7 +3,7 @@
 Not yet run.
 """
 
-from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, TextConfig
 
 
 def config() -> Config:
@@ -15,6 +15,5 @@ def config() -> Config:
         text=TextConfig(encoder="transformer", vocab=16_384, length=64, width=512, layers=6, heads=8),
         model=ModelConfig(width=512, style=512, noise=256, attention=(8, 16), critic_widths=(128, 256, 512, 512, 512), critic_blocks=(1, 2, 2, 2, 1)),
         loss=LossConfig(gamma=(50.0, 5.0)),
-        optim=OptimConfig(lr=(2e-4, 5e-5)),
         log=LogConfig(metrics=51_200, samples=1_024_000, checkpoint=1_024_000),
     )

@@ -19,6 +19,6 @@ def config() -> Config:
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),
         model=ModelConfig(recipe="dcgan", tied=False),
-        loss=LossConfig(adversarial="nonsaturating", gamma=(0.0, 0.0), matching=0.0, shift=0.0),
-        optim=OptimConfig(lr=(2e-4, 2e-4), warmup=0.0, beta1=0.5, beta2=(0.999, 0.999)),
+        loss=LossConfig(adversarial="nonsaturating", gamma=(0.0, 0.0), matching=0.0, contrast=(0.0, 0.0), shift=0.0),
+        optim=OptimConfig(lr=(2e-4, 2e-4), lr_d=(2e-4, 2e-4), fan=0, warmup=0.0, beta1=0.5, beta2=(0.999, 0.999)),
     )

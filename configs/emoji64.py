@@ -4,7 +4,7 @@ python train.py emoji64
 Not yet run to its end.
 """
 
-from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, TextConfig
 
 
 def config() -> Config:
@@ -16,6 +16,5 @@ def config() -> Config:
         text=TextConfig(encoder="transformer", vocab=4096, length=32, width=256, layers=2),
         model=ModelConfig(width=256, style=512, noise=128, attention=(8, 16), critic_widths=(128, 256, 512), critic_blocks=(2, 2, 1)),
         loss=LossConfig(gamma=(5.0, 0.5)),
-        optim=OptimConfig(lr=(2e-4, 5e-5)),
         log=LogConfig(metrics=25_600, samples=256_000, checkpoint=256_000),
     )

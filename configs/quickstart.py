@@ -7,18 +7,17 @@ out right; boats, flowers, umbrellas and most bears are recognizable, cats at ni
 and a fine noise of dots remains. Judged by eye: there is no metric yet.
 """
 
-from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, TextConfig
 
 
 def config() -> Config:
     """The run."""
     return Config(
-        steps=3400,
+        steps=3600,
         batch=32,
-        data=DataConfig(source="storybook", size=32, objects=1),
+        data=DataConfig(source="storybook", size=32, objects=1, hard_negatives=1.0),
         text=TextConfig(encoder="rnn", length=20, layers=1),
-        model=ModelConfig(width=128, blocks=2, attention=()),
+        model=ModelConfig(width=256, blocks=1, attention=(), critic_patch=2, critic_widths=(128, 128, 256), critic_blocks=(0, 2, 1)),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
-        optim=OptimConfig(lr=(3e-4, 1e-5)),
-        log=LogConfig(samples=13_600, checkpoint=13_600),
+        log=LogConfig(samples=28_800, checkpoint=14_400),
     )

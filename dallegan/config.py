@@ -62,6 +62,7 @@ class LossConfig:
     r2: bool = True  # penalize gradients at generated pictures too
     penalty_share: float = 1.0  # share of each batch that the penalties are computed on: 1, 1/2, 1/3, ...
     matching: float = 1.0  # weight of the caption-matching term
+    contrast: tuple[float, float] = (1.0, 1.0)  # weight of the contrastive term over the batch: discriminator's, generator's
     shift: float = 0.0625  # each picture shown to the discriminator is moved by up to this share of its side
 
 
@@ -69,7 +70,9 @@ class LossConfig:
 class OptimConfig:
     """Adam for both players; schedules are fractions of the run, so they scale with its budget in images."""
 
-    lr: tuple[float, float] = (2e-4, 5e-5)  # cosine from, to
+    lr: tuple[float, float] = (3e-4, 1e-5)  # of encoder, generator and decoder: cosine from, to
+    lr_d: tuple[float, float] = (1e-3, 3e-5)  # of the discriminator, likewise
+    fan: int = 512  # lr is meant for kernels of this fan-in, others have fan / fan-in times it; 0: all have lr
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run
@@ -160,6 +163,8 @@ def check(config: Config) -> None:
     share = c.loss.penalty_share
     if not 0 < share <= 1 or abs(1 / share - round(1 / share)) > 1e-3:
         raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
+    if m.recipe == "dcgan" and max(c.loss.contrast):
+        raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
     if c.loss.shift >= 1:
         raise UserError(f"--loss.shift {c.loss.shift}: a share of the picture's side, below 1")
 

@@ -37,6 +37,19 @@ def matching_loss(own: jax.Array, other: jax.Array, valid: jax.Array) -> jax.Arr
     return jnp.mean(softplus(other - own) * valid)
 
 
+def contrastive_loss(match: jax.Array, same: jax.Array) -> jax.Array:
+    """InfoNCE (arXiv 1807.03748, eq. 4; between pictures and captions as in XMC-GAN, arXiv 2101.04702, eq. 3), mean of both directions.
+
+    match f32[B, K], K >= B: pictures by captions, of which caption i is picture i's own and those from B on are nobody's.
+    same bool[B, K]: where a caption reads as the picture's own; such a one is no negative.
+    """
+    b = match.shape[0]
+    own = jnp.eye(*match.shape, dtype=bool)
+    match = jnp.where(same & ~own, -jnp.inf, match)
+    by_picture, by_caption = jax.nn.log_softmax(match, 1), jax.nn.log_softmax(match[:, :b], 0)
+    return -0.5 * (jnp.mean(jnp.diagonal(by_picture)) + jnp.mean(jnp.diagonal(by_caption)))
+
+
 def gradient_penalty(score: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
     """f32[B]: squared norm of each picture's gradient, ||∇x D(x)||²; zero-centred R1 at real pictures (arXiv 1801.04406,
     eq. 9) and R2 at generated ones. `score` maps f32[B, H, W, 3] to f32[B] and must not mix pictures."""

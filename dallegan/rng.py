@@ -9,10 +9,9 @@ class Stream(enum.IntEnum):
     """What a key is for. Numbers are part of a run's identity: append, never renumber."""
 
     INIT = 0
-    NOISE_D = 1
-    NOISE_G = 2
-    SAMPLE = 3
-    SHIFT = 4
+    NOISE = 1
+    SAMPLE = 2
+    SHIFT = 3
 
 
 def stream(seed: int, step: int | jax.Array, name: Stream) -> jax.Array:

@@ -18,8 +18,7 @@ class GanState(flax.struct.PyTreeNode):
     step: jax.Array  # i32[], steps taken
     params: Params  # {"generator": ..., "discriminator": ...}, float32
     ema: Any  # moving average of params["generator"]
-    opt_g: Any
-    opt_d: Any
+    opt: Any  # the optimizer's
     skipped: jax.Array  # i32[], steps whose update was not finite and was left out
     skipped_in_a_row: jax.Array  # i32[]
 
@@ -32,8 +31,7 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
         step=zero,
         params=params,
         ema=jax.tree.map(jnp.copy, params["generator"]),
-        opt_g=optimizer.init(params["generator"]),
-        opt_d=optimizer.init(params["discriminator"]),
+        opt=optimizer.init(params),
         skipped=jnp.copy(zero),
         skipped_in_a_row=jnp.copy(zero),
     )

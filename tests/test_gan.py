@@ -59,6 +59,17 @@ def test_shapes(encoder, recipe):
     assert gan.discriminate(params, image, tokens).shape == (3,)
 
 
+def test_match_is_the_sentence_term_of_the_score():
+    gan = make()
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    seen, text = gan.see(params, gan.draw(params, tokens, noise)), gan.read(params, tokens)
+    match = gan.match(params, seen, text)
+    assert match.shape == (3, 3)
+    # another picture's sentence with one's own words changes the score by the difference of the two matches
+    swapped = text.replace(sentence=text.sentence[::-1])
+    np.testing.assert_allclose(gan.score(params, seen, swapped) - gan.score(params, seen, text), jnp.diag(match[:, ::-1]) - jnp.diag(match), atol=1e-5)
+
+
 def test_feedback_reaches_encoder_generator_and_decoder():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)

@@ -38,6 +38,22 @@ def test_matching_masks_equal_captions():
     np.testing.assert_allclose(losses.matching_loss(REAL, FAKE, valid), (softplus(FAKE - REAL) * np.array([1, 0, 1])).mean(), rtol=1e-6)
 
 
+def test_contrast_is_the_cross_entropy_of_the_true_pairs():
+    match = jax.random.normal(jax.random.key(0), (3, 5))
+    m = np.asarray(match, np.float64)
+    same = np.eye(3, 5, dtype=bool)
+    by_picture = [np.log(np.exp(m[i]).sum()) - m[i, i] for i in range(3)]
+    by_caption = [np.log(np.exp(m[:, i]).sum()) - m[i, i] for i in range(3)]
+    np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
+    # a caption that reads as the picture's own is no negative: as if it were not there
+    same[0, 3] = True
+    by_picture[0] = np.log(np.exp(m[0, [0, 1, 2, 4]]).sum()) - m[0, 0]
+    np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
+    gradient = jax.grad(losses.contrastive_loss)(match, jnp.asarray(same))
+    assert jnp.isfinite(gradient).all()
+    assert gradient[0, 3] == 0
+
+
 def test_gradient_penalty_of_a_quadratic():
     x = jax.random.normal(jax.random.key(0), (4, 5, 5, 3))
     a = jax.random.normal(jax.random.key(1), (5, 5, 3))

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from conftest import tiny
 
-from dallegan.optim import cosine, ema_decay, ema_update, optimizer
+from dallegan.optim import adam, cosine, ema_decay, ema_update, optimizer
 
 
 def test_cosine_ends():
@@ -13,11 +13,11 @@ def test_schedules_scale_with_the_budget():
     for steps in (100, 1000):
         config = tiny(steps=steps, optim__lr=(4e-4, 1e-4), optim__warmup=0.1, optim__beta2=(0.9, 0.99))
         params = {"w": jnp.ones(3)}
-        adam = optimizer(config)
-        state = adam.init(params)
+        rule = adam(config, config.optim.lr)
+        state = rule.init(params)
         rates, betas = [], []
         for _ in range(steps):
-            _, state = adam.update({"w": jnp.ones(3)}, state, params)
+            _, state = rule.update({"w": jnp.ones(3)}, state, params)
             rates.append(float(state.hyperparams["learning_rate"]))
             betas.append(float(state.hyperparams["b2"]))
         assert np.isclose(rates[-1], 1e-4, rtol=0.02)
@@ -25,6 +25,20 @@ def test_schedules_scale_with_the_budget():
         assert abs(np.argmax(rates) / steps - 0.1) < 0.02
         assert np.isclose(betas[0], 0.9)
         assert np.allclose(betas[steps // 5 :], 0.99)
+
+
+def test_players_have_their_own_rates_and_kernels_move_by_fan_in():
+    config = tiny(optim__lr=(1e-2, 1e-2), optim__lr_d=(3e-2, 3e-2), optim__warmup=0.0, optim__fan=8)
+    side = {"a": {"kernel": jnp.ones((3, 3, 4, 2)), "bias": jnp.ones(2)}, "embed": {"embedding": jnp.ones((7, 2))}}
+    params = {"generator": side, "discriminator": side}
+    rule = optimizer(config)
+    update, _ = rule.update(params, rule.init(params), params)  # Adam's first step is the learning rate
+    g, d = (update[name] for name in params)
+    np.testing.assert_allclose(g["a"]["kernel"], -1e-2 * 8 / 36, rtol=1e-4)
+    for x in (g["a"]["bias"], g["embed"]["embedding"]):
+        np.testing.assert_allclose(x, -1e-2, rtol=1e-4)
+    for x in (d["a"]["kernel"], d["a"]["bias"], d["embed"]["embedding"]):
+        np.testing.assert_allclose(x, -3e-2, rtol=1e-4)
 
 
 def test_ema_halves_in_its_half_life():

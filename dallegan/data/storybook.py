@@ -78,7 +78,8 @@ def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, h
         text = grammar.caption(other, rng.getrandbits(48), said.language)
         if is_false(text, other, scene):
             return other, text
-    attribute = rng.choice(sorted(said.mentions))
+    kinds, rest = (sorted(a for a in said.mentions if a.endswith("kind") is kind) for kind in (True, False))
+    attribute = rng.choice(kinds if rng.random() < 0.5 or not rest else rest)  # the kind is what is hardest to tell
     other = swap(scene, attribute, rng)
     while split != "heldout" and not belongs(other, split):
         other = swap(scene, attribute, rng)

@@ -31,6 +31,11 @@ class Discriminator(nn.Module):
     features: int = 256  # F, of the whole picture
     region_features: int = 128  # R, of each region
 
+    @property
+    def scale(self) -> float:
+        """Of the sentence term."""
+        return 4 / math.sqrt(self.features)
+
     def setup(self) -> None:
         dense = lambda n, init=None: nn.Dense(n, kernel_init=init or nn.initializers.lecun_normal(), dtype=self.dtype)
         self.whole, self.head = dense(self.features, he()), dense(1)
@@ -62,13 +67,17 @@ class Discriminator(nn.Module):
         """f32[B]: realism, plus <projected sentence, whole> (arXiv 1802.05637, eq. 3), plus each token against the regions it
         attends to (arXiv 1711.10485, eq. 7-9)."""
         realism = self.head(seen.whole)[:, 0]
-        sentence = jnp.sum(self.project(text.sentence) * seen.whole, -1) / math.sqrt(self.features)
+        sentence = self.scale * jnp.sum(self.project(text.sentence) * seen.whole, -1)
         temperature = math.sqrt(self.region_features)
         logits = jnp.einsum("btr,bnr->btn", self.key(text.tokens), seen.regions).astype(jnp.float32) / temperature
         context = jnp.einsum("btn,bnr->btr", jax.nn.softmax(logits).astype(self.dtype), seen.regions)
         words = jnp.sum(self.value(text.tokens) * context, -1) / temperature
         words = jnp.sum(words * text.mask, 1) / jnp.sum(text.mask, 1)
         return realism.astype(jnp.float32) + sentence.astype(jnp.float32) + words.astype(jnp.float32)
+
+    def match(self, seen: Seen, text: Text) -> jax.Array:
+        """f32[B, K]: the sentence term of `score`, every picture with every caption."""
+        return self.scale * (seen.whole @ self.project(text.sentence).T).astype(jnp.float32)
 
 
 class DcganDiscriminator(nn.Module):

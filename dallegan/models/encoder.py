@@ -29,7 +29,8 @@ class Encoder(nn.Module):
         c = self.config
         mask = tok_BT != 0
         mask = mask | (jnp.arange(tok_BT.shape[1]) == 0)  # an all-padding row still has one token to attend to
-        x = nn.Embed(c.vocab, c.width, embedding_init=nn.initializers.normal(0.5), dtype=self.dtype, name="embed")(tok_BT)
+        # small, since Adam moves every entry by the same amount: a word's vector turns in a few hundred steps
+        x = nn.Embed(c.vocab, c.width, embedding_init=nn.initializers.normal(0.05), dtype=self.dtype, name="embed")(tok_BT)
         x = self._transformer(x, mask) if c.encoder == "transformer" else self._rnn(x, mask)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         mean = jnp.sum(x * mask[..., None], 1) / jnp.sum(mask, 1, keepdims=True)

@@ -74,6 +74,9 @@ class Critic(nn.Module):
     def score(self, seen: Seen, text: Text) -> jax.Array:
         return self.discriminator.score(seen, text)
 
+    def match(self, seen: Seen, text: Text) -> jax.Array:
+        return self.discriminator.match(seen, text)
+
     def __call__(self, image_BHWC: jax.Array, tok_BT: jax.Array) -> jax.Array:
         return self.score(self.see(image_BHWC), self.encode(tok_BT))
 
@@ -137,6 +140,10 @@ class Gan:
     def score(self, params: Params, seen: Seen, text: Text) -> jax.Array:
         """f32[B]: `discriminate` of what `see` and `read` returned."""
         return self._judging(params, seen, text, method="score")
+
+    def match(self, params: Params, seen: Seen, text: Text) -> jax.Array:
+        """f32[B, K]: how well each of B pictures fits each of K sentences, realism and single words left aside."""
+        return self._judging(params, seen, text, method="match")
 
     def _generating(self, params: Params, *args: Any, method: str) -> Any:
         return self.synthesis.apply({"params": params["generator"]}, *args, method=method)

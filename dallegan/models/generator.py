@@ -48,7 +48,8 @@ class UpBlock(nn.Module):
             # its parameters are made at the first scale, whether or not that one attends
             if x_BHWC.shape[1] in c.attention or self.is_initializing():
                 x_BHWC = attention(x_BHWC, text.tokens, text.mask)
-        detail = nn.Dense(4 * c.width, kernel_init=nn.initializers.zeros, use_bias=False, dtype=self.dtype, name="subpixel")(lrelu(x_BHWC))
+        # a convolution, since XLA copies the gradient of a Dense into another order before its weight gradient (5 % of a step)
+        detail = nn.Conv(4 * c.width, (1, 1), kernel_init=nn.initializers.zeros, use_bias=False, dtype=self.dtype, name="subpixel")(lrelu(x_BHWC))
         return upsample(x_BHWC) + depth_to_space(detail, 2)
 
 
