@@ -70,9 +70,9 @@ class LossConfig:
 class OptimConfig:
     """Adam for both players; schedules are fractions of the run, so they scale with its budget in images."""
 
-    lr: tuple[float, float] = (3e-4, 1e-5)  # of encoder, generator and decoder: cosine from, to
+    lr: tuple[float, float] = (5e-4, 1e-5)  # of encoder, generator and decoder: cosine from, to
     lr_d: tuple[float, float] = (1e-3, 3e-5)  # of the discriminator, likewise
-    fan: int = 512  # lr is meant for kernels of this fan-in, others have fan / fan-in times it; 0: all have lr
+    fan: int = 512  # kernels of a fan-in above this move at fan / fan-in times the rate; 0: all move at the rate
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run

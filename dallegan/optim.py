@@ -18,20 +18,20 @@ def cosine(start: float, end: float, progress: jax.Array | float) -> jax.Array:
 def optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (arXiv 1412.6980) for both players, each with its own learning rate (arXiv 1706.08500)."""
     o = config.optim
-    generator = optax.chain(adam(config, o.lr), scale_by_fan_in(o.fan)) if o.fan else adam(config, o.lr)
-    players = {"generator": generator, "discriminator": adam(config, o.lr_d)}
+    players = {name: optax.chain(adam(config, lr), scale_by_fan_in(o.fan)) for name, lr in (("generator", o.lr), ("discriminator", o.lr_d))}
     return optax.multi_transform(players, {name: name for name in players})
 
 
 def scale_by_fan_in(fan: int) -> optax.GradientTransformation:
-    """Multiplies each kernel's update by fan / its fan-in.
+    """Multiplies the update of each kernel of a fan-in above `fan` by fan / fan-in; 0 for none.
 
-    Adam moves all weights of a kernel alike, so that the layer's output moves with its fan-in; this makes all layers move
-    equally far (arXiv 2203.03466, table 3).
+    Adam moves all weights of a kernel alike, so that one step moves the layer's output in proportion to its fan-in. Wide
+    layers are held back (arXiv 2203.03466, table 3): the discriminator then bears twice the learning rate (benchmarks/LOG.md).
     """
 
     def one(path: Any, update: jax.Array) -> jax.Array:
-        return update * (fan / math.prod(update.shape[:-1])) if getattr(path[-1], "key", "") == "kernel" else update
+        is_kernel = fan and getattr(path[-1], "key", "") == "kernel"
+        return update * min(1.0, fan / math.prod(update.shape[:-1])) if is_kernel else update
 
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(one, updates))
 

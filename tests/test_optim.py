@@ -27,7 +27,7 @@ def test_schedules_scale_with_the_budget():
         assert np.allclose(betas[steps // 5 :], 0.99)
 
 
-def test_players_have_their_own_rates_and_kernels_move_by_fan_in():
+def test_players_have_their_own_rates_and_kernels_of_large_fan_in_move_less():
     config = tiny(optim__lr=(1e-2, 1e-2), optim__lr_d=(3e-2, 3e-2), optim__warmup=0.0, optim__fan=8)
     side = {"a": {"kernel": jnp.ones((3, 3, 4, 2)), "bias": jnp.ones(2)}, "embed": {"embedding": jnp.ones((7, 2))}}
     params = {"generator": side, "discriminator": side}
@@ -37,8 +37,12 @@ def test_players_have_their_own_rates_and_kernels_move_by_fan_in():
     np.testing.assert_allclose(g["a"]["kernel"], -1e-2 * 8 / 36, rtol=1e-4)
     for x in (g["a"]["bias"], g["embed"]["embedding"]):
         np.testing.assert_allclose(x, -1e-2, rtol=1e-4)
-    for x in (d["a"]["kernel"], d["a"]["bias"], d["embed"]["embedding"]):
+    np.testing.assert_allclose(d["a"]["kernel"], -3e-2 * 8 / 36, rtol=1e-4)
+    for x in (d["a"]["bias"], d["embed"]["embedding"]):
         np.testing.assert_allclose(x, -3e-2, rtol=1e-4)
+    params = {name: {"kernel": jnp.ones((6, 2))} for name in params}  # a fan-in below 8
+    update, _ = rule.update(params, rule.init(params), params)
+    np.testing.assert_allclose(update["generator"]["kernel"], -1e-2, rtol=1e-4)
 
 
 def test_ema_halves_in_its_half_life():
