@@ -13,11 +13,11 @@ from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConf
 def config() -> Config:
     """The run."""
     return Config(
-        steps=3600,
+        steps=3200,
         batch=32,
         data=DataConfig(source="storybook", size=32, objects=1, hard_negatives=1.0),
         text=TextConfig(encoder="rnn", length=20, layers=1),
-        model=ModelConfig(width=256, blocks=1, attention=(), critic_patch=2, critic_widths=(128, 128, 256), critic_blocks=(0, 2, 1)),
+        model=ModelConfig(width=256, blocks=2, attention=(), critic_patch=2, critic_widths=(128, 128, 256), critic_blocks=(0, 2, 1)),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
-        log=LogConfig(samples=28_800, checkpoint=14_400),
+        log=LogConfig(samples=25_600, checkpoint=12_800),
     )

@@ -47,7 +47,11 @@ def adam(config: Config, lr: tuple[float, float]) -> optax.GradientTransformatio
     def beta2(step: jax.Array) -> jax.Array:
         return cosine(*o.beta2, step / steps / 0.2)
 
-    return optax.inject_hyperparams(optax.adam, static_args=("b1", "eps", "eps_root"))(learning_rate=rate, b1=o.beta1, b2=beta2, eps=o.eps)
+    if o.beta1:
+        return optax.inject_hyperparams(optax.adam, static_args=("b1", "eps", "eps_root"))(learning_rate=rate, b1=o.beta1, b2=beta2, eps=o.eps)
+    # with β1 = 0 the first moment is the gradient itself: RMSProp with Adam's bias correction is the same rule, and keeps no copy
+    rule = optax.inject_hyperparams(optax.rmsprop, static_args=("eps", "initial_scale", "eps_in_sqrt", "centered", "nesterov", "bias_correction"))
+    return rule(learning_rate=rate, decay=beta2, eps=o.eps, eps_in_sqrt=False, bias_correction=True)
 
 
 def ema_decay(config: Config, step: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from conftest import tiny
 
 from dallegan.optim import adam, cosine, ema_decay, ema_update, optimizer
@@ -19,12 +21,25 @@ def test_schedules_scale_with_the_budget():
         for _ in range(steps):
             _, state = rule.update({"w": jnp.ones(3)}, state, params)
             rates.append(float(state.hyperparams["learning_rate"]))
-            betas.append(float(state.hyperparams["b2"]))
+            betas.append(float(state.hyperparams["decay"]))
         assert np.isclose(rates[-1], 1e-4, rtol=0.02)
         assert np.isclose(max(rates), 4e-4, rtol=0.03)
         assert abs(np.argmax(rates) / steps - 0.1) < 0.02
         assert np.isclose(betas[0], 0.9)
         assert np.allclose(betas[steps // 5 :], 0.99)
+
+
+def test_without_momentum_the_rule_is_adam():
+    config = tiny(optim__lr=(1e-2, 1e-3), optim__warmup=0.0, steps=10)
+    rule, reference = adam(config, config.optim.lr), optax.scale_by_adam(b1=0.0, b2=0.99)
+    params = jnp.zeros(5)
+    state, other = rule.init(params), reference.init(params)
+    for step in range(10):
+        gradient = jax.random.normal(jax.random.key(step), (5,)) * 3**step
+        update, state = rule.update(gradient, state, params)
+        expected, other = reference.update(gradient, other)
+        np.testing.assert_allclose(update, -cosine(1e-2, 1e-3, step / 10) * expected, rtol=1e-5)
+    assert sum(x.shape == (5,) for x in jax.tree.leaves(state)) == 1, "one moment is kept, not two"
 
 
 def test_players_have_their_own_rates_and_kernels_of_large_fan_in_move_less():

@@ -52,8 +52,9 @@ class Encoder(nn.Module):
     def _rnn(self, x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
         c = self.config
         lengths = jnp.sum(mask_BT, 1)
+        unroll = min(c.length, 32)  # a loop of such small products is mostly overhead
         for i in range(c.layers):
-            forward, backward = (nn.RNN(nn.GRUCell(c.width // 2, dtype=self.dtype, name=f"{way}{i}")) for way in ("forward", "backward"))
+            forward, backward = (nn.RNN(nn.GRUCell(c.width // 2, dtype=self.dtype, name=f"{way}{i}"), unroll=unroll) for way in ("forward", "backward"))
             # residual, so that the words themselves reach the sentence vector from the first step on
             x_BTD = x_BTD + jnp.asarray(nn.Bidirectional(forward, backward, name=f"bidirectional{i}")(x_BTD, seq_lengths=lengths))
         return x_BTD

@@ -57,6 +57,7 @@ class Conv3(nn.Module):
 class Residual(nn.Module):
     """x + f(x), f: (modulate, leaky ReLU, 3×3 convolution) twice; no normalization.
 
+    Biases are left to the modulation and to the layers between blocks: their gradients are slow sums over every position.
     The second convolution starts at zero and the first is scaled by depth^(-1/2), `depth` the number of such blocks in
     the network, so that the variance stays put at any depth (Fixup, arXiv 1901.09321; R3GAN, arXiv 2501.05441, §3.3).
     """
@@ -73,8 +74,7 @@ class Residual(nn.Module):
             if scale_shift_B4C is not None:
                 m = scale_shift_B4C.astype(self.dtype)[:, :, None, None]
                 h = h * (1 + m[:, 2 * i]) + m[:, 2 * i + 1]
-            bias = scale_shift_B4C is None  # the next modulation's shift is a bias already
-            h = Conv3(self.features, init, self.dtype, bias, name=f"conv{i}")(lrelu(h))
+            h = Conv3(self.features, init, self.dtype, bias=False, name=f"conv{i}")(lrelu(h))
         return x_BHWC + h
 
 
