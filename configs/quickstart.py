@@ -2,12 +2,12 @@
 
 python train.py
 
-2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-24: 12 min 42 s, 146 images/s, compiled in 9 s. Places and colours come
-out right; boats, flowers, umbrellas and most bears are recognizable, cats at night are not; pictures of one prompt are alike,
-and a fine noise of dots remains. Judged by eye: there is no metric yet.
+2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-24: 15 min 33 s, 110 images/s, compiled in 13 s. Read by a classifier of real
+renders, 1,000 captions each: every named attribute right in 69 % of `test` and 65 % of `heldout`; kind 73 %, pose 83 %, colour 99.5 %,
+size and place 100 %; Chinese 69 %, English 70 %. Weaknesses: pictures of one prompt are nearly alike, and cats at night vanish.
 """
 
-from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, TextConfig
+from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 
 
 def config() -> Config:
@@ -19,5 +19,6 @@ def config() -> Config:
         text=TextConfig(encoder="rnn", length=20, layers=1),
         model=ModelConfig(width=256, blocks=2, attention=(), critic_patch=2, critic_widths=(128, 128, 256), critic_blocks=(0, 2, 1)),
         loss=LossConfig(gamma=(1.0, 0.1), penalty_share=0.25),
+        optim=OptimConfig(lr=(5e-4, 1e-5), lr_d=(1e-3, 3e-5)),
         log=LogConfig(samples=25_600, checkpoint=12_800),
     )

@@ -70,8 +70,8 @@ class LossConfig:
 class OptimConfig:
     """Adam for both players; schedules are fractions of the run, so they scale with its budget in images."""
 
-    lr: tuple[float, float] = (5e-4, 1e-5)  # of encoder, generator and decoder: cosine from, to
-    lr_d: tuple[float, float] = (1e-3, 3e-5)  # of the discriminator, likewise
+    lr: tuple[float, float] = (2e-4, 5e-5)  # of encoder, generator and decoder: cosine from, to
+    lr_d: tuple[float, float] = (2e-4, 5e-5)  # of the discriminator, likewise
     fan: int = 512  # kernels of a fan-in above this move at fan / fan-in times the rate; 0: all move at the rate
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
@@ -160,10 +160,12 @@ def check(config: Config) -> None:
         raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
     if c.text.width % c.text.heads:
         raise UserError(f"--text.width {c.text.width}: must be a multiple of --text.heads {c.text.heads}")
+    if c.text.encoder == "rnn" and c.text.width % 2:
+        raise UserError(f"--text.width {c.text.width}: must be even, half of it for each direction of the rnn")
     share = c.loss.penalty_share
     if not 0 < share <= 1 or abs(1 / share - round(1 / share)) > 1e-3:
         raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
-    if m.recipe == "dcgan" and max(c.loss.contrast):
+    if m.recipe == "dcgan" and any(c.loss.contrast):
         raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
     if c.loss.shift >= 1:
         raise UserError(f"--loss.shift {c.loss.shift}: a share of the picture's side, below 1")

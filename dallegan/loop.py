@@ -216,7 +216,7 @@ class Log:
             self.close()
             raise Diverged(
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; parameters are as before them. "
-                "In a new --workdir, raise --loss.gamma, lower --optim.lr, or try --parallel.precision float32"
+                "In a new --workdir, raise --loss.gamma, lower --optim.lr-d and --optim.lr, or try --parallel.precision float32"
             )
 
     def write(self, step: int) -> None:

@@ -40,8 +40,9 @@ def matching_loss(own: jax.Array, other: jax.Array, valid: jax.Array) -> jax.Arr
 def contrastive_loss(match: jax.Array, same: jax.Array) -> jax.Array:
     """InfoNCE (arXiv 1807.03748, eq. 4; between pictures and captions as in XMC-GAN, arXiv 2101.04702, eq. 3), mean of both directions.
 
-    match f32[B, K], K >= B: pictures by captions, of which caption i is picture i's own and those from B on are nobody's.
-    same bool[B, K]: where a caption reads as the picture's own; such a one is no negative.
+    match f32[B, K], K >= B: pictures by captions, of which caption i is picture i's own and those from B on are false ones.
+    same bool[B, K]: where a caption reads as the picture's own; such a one is no negative. Another sentence that happens to be
+    true of the picture is taken for a false one: rare where captions say much.
     """
     b = match.shape[0]
     own = jnp.eye(*match.shape, dtype=bool)

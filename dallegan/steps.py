@@ -65,9 +65,8 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
 
         def contrast(params: Params, seen: Seen, own: Text, others: Text) -> jax.Array:
-            sentences = jnp.concatenate([everywhere(own.sentence), everywhere(others.sentence)])
-            match = gan.match(params, everywhere(seen), own.replace(sentence=sentences))
-            return losses.contrastive_loss(match, same)
+            whole, *sentences = everywhere((seen.whole, own.sentence, others.sentence))
+            return losses.contrastive_loss(gan.match(params, whole, jnp.concatenate(sentences)), same)
 
         # discriminator
         text = gan.read(params, jnp.concatenate([tokens, negative]))

@@ -46,6 +46,8 @@ def test_flags_override_a_preset():
         ({"loss__penalty_share": 0.7}, "1, 1/2, 1/3"),
         ({"model__critic_widths": (), "model__critic_blocks": ()}, "at least one block"),
         ({"model__critic_patch": 16}, "--model.critic-patch 16"),
+        ({"model__recipe": "dcgan"}, "--loss.contrast"),
+        ({"text__width": 17, "text__heads": 1}, "--text.width 17"),
         ({"log__samples": 0}, "--log.samples 0: must be at least 1"),
         ({"optim__lr": (-1.0, 0.0)}, "--optim.lr -1.0 0.0: must be at least 0"),
         ({"model__width": 130}, "--model.width 130"),

@@ -63,7 +63,7 @@ def test_match_is_the_sentence_term_of_the_score():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     seen, text = gan.see(params, gan.draw(params, tokens, noise)), gan.read(params, tokens)
-    match = gan.match(params, seen, text)
+    match = gan.match(params, seen.whole, text.sentence)
     assert match.shape == (3, 3)
     # another picture's sentence with one's own words changes the score by the difference of the two matches
     swapped = text.replace(sentence=text.sentence[::-1])

@@ -50,6 +50,12 @@ def test_contrast_is_the_cross_entropy_of_the_true_pairs():
     by_picture[0] = np.log(np.exp(m[0, [0, 1, 2, 4]]).sum()) - m[0, 0]
     np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
     gradient = jax.grad(losses.contrastive_loss)(match, jnp.asarray(same))
+    # two pictures of the batch with the same caption: neither is the other's negative, in either direction
+    same[0, 1] = same[1, 0] = True
+    by_picture[:2] = np.log(np.exp(m[0, [0, 2, 4]]).sum()) - m[0, 0], np.log(np.exp(m[1, 1:]).sum()) - m[1, 1]
+    by_caption[:2] = (np.log(np.exp(m[[0, 2], 0]).sum()) - m[0, 0], np.log(np.exp(m[1:, 1]).sum()) - m[1, 1])
+    np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
+    assert jnp.isfinite(jax.grad(losses.contrastive_loss)(match, jnp.asarray(same))).all()
     assert jnp.isfinite(gradient).all()
     assert gradient[0, 3] == 0
 

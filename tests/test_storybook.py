@@ -98,7 +98,7 @@ def test_left_is_left():
 
 @pytest.mark.parametrize("objects", [1, 2])
 def test_negatives_are_false_of_the_picture(objects):
-    source, swapped = Storybook(16, objects=objects), 0
+    source, swapped, kinds = Storybook(16, objects=objects), 0, 0
     for i in range(2000):
         scene, seed = source.scene(i)
         said = source.example(i).truth[1]
@@ -107,8 +107,12 @@ def test_negatives_are_false_of_the_picture(objects):
         assert text.language == said.language
         if len(other.things) == len(scene.things) == 1:
             assert not all(grammar.holds(scene, a, other) for a in text.mentions)
-        swapped += said.mentions == text.mentions and sum(not grammar.holds(scene, a, other) for a in said.mentions) == 1
+        differing = [a for a in said.mentions if not grammar.holds(scene, a, other)]
+        one = said.mentions == text.mentions and len(differing) == 1
+        swapped += one
+        kinds += one and differing[0].endswith("kind")
     assert 0.4 < swapped / 2000 < 0.7
+    assert 0.4 < kinds / swapped < 0.65
 
 
 def test_swap_changes_one_attribute_only():

@@ -75,9 +75,9 @@ class Discriminator(nn.Module):
         words = jnp.sum(words * text.mask, 1) / jnp.sum(text.mask, 1)
         return realism.astype(jnp.float32) + sentence.astype(jnp.float32) + words.astype(jnp.float32)
 
-    def match(self, seen: Seen, text: Text) -> jax.Array:
-        """f32[B, K]: the sentence term of `score`, every picture with every caption."""
-        return self.scale * (seen.whole @ self.project(text.sentence).T).astype(jnp.float32)
+    def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
+        """f32[B, K]: the sentence term of `score`, every picture with every sentence."""
+        return self.scale * jnp.matmul(whole_BF, self.project(sentence_KD).T, preferred_element_type=jnp.float32)
 
 
 class DcganDiscriminator(nn.Module):

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
 
     def _transformer(self, x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
         c = self.config
-        x = x_BTD + self.param("position", nn.initializers.normal(0.5), (c.length, c.width)).astype(self.dtype)[: x_BTD.shape[1]]
+        x = x_BTD + self.param("position", nn.initializers.normal(0.05), (c.length, c.width)).astype(self.dtype)[: x_BTD.shape[1]]
         for i in range(c.layers):
             h = nn.LayerNorm(dtype=self.dtype, name=f"norm{i}a")(x)
             q, k, v = jnp.split(nn.Dense(3 * c.width, dtype=self.dtype, name=f"qkv{i}")(h), 3, -1)

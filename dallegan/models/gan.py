@@ -74,8 +74,8 @@ class Critic(nn.Module):
     def score(self, seen: Seen, text: Text) -> jax.Array:
         return self.discriminator.score(seen, text)
 
-    def match(self, seen: Seen, text: Text) -> jax.Array:
-        return self.discriminator.match(seen, text)
+    def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
+        return self.discriminator.match(whole_BF, sentence_KD)
 
     def __call__(self, image_BHWC: jax.Array, tok_BT: jax.Array) -> jax.Array:
         return self.score(self.see(image_BHWC), self.encode(tok_BT))
@@ -141,9 +141,10 @@ class Gan:
         """f32[B]: `discriminate` of what `see` and `read` returned."""
         return self._judging(params, seen, text, method="score")
 
-    def match(self, params: Params, seen: Seen, text: Text) -> jax.Array:
-        """f32[B, K]: how well each of B pictures fits each of K sentences, realism and single words left aside."""
-        return self._judging(params, seen, text, method="match")
+    def match(self, params: Params, whole: jax.Array, sentence: jax.Array) -> jax.Array:
+        """f32[B, K]: how well each picture (`see(...).whole` [B, F]) fits each sentence (`read(...).sentence` f32[K, D]), realism and
+        single words left aside. The dcgan recipe has none."""
+        return self._judging(params, whole, sentence, method="match")
 
     def _generating(self, params: Params, *args: Any, method: str) -> Any:
         return self.synthesis.apply({"params": params["generator"]}, *args, method=method)
