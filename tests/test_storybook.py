@@ -107,10 +107,9 @@ def test_negatives_are_false_of_the_picture(objects):
         assert text.language == said.language
         if len(other.things) == len(scene.things) == 1:
             assert not all(grammar.holds(scene, a, other) for a in text.mentions)
-        differing = [a for a in said.mentions if not grammar.holds(scene, a, other)]
-        one = said.mentions == text.mentions and len(differing) == 1
-        swapped += one
-        kinds += one and differing[0].endswith("kind")
+        differing = [a for a in said.mentions if not grammar.holds(scene, a, other)] if said.mentions == text.mentions else []
+        swapped += len(differing) == 1
+        kinds += len(differing) == 1 and differing[0].endswith("kind")
     assert 0.4 < swapped / 2000 < 0.7
     assert 0.4 < kinds / swapped < 0.65
 
