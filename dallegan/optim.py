@@ -1,6 +1,7 @@
 """Optimizers and schedules. A schedule is a function of progress in [0, 1], the share of the run's images seen."""
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -18,7 +19,9 @@ def cosine(start: float, end: float, progress: jax.Array | float) -> jax.Array:
 def optimizer(config: Config) -> optax.GradientTransformation:
     """Adam (arXiv 1412.6980) for both players, each with its own learning rate (arXiv 1706.08500)."""
     o = config.optim
-    players = {name: optax.chain(adam(config, lr), scale_by_fan_in(o.fan)) for name, lr in (("generator", o.lr), ("discriminator", o.lr_d))}
+    players: dict[Hashable, Any] = {
+        name: optax.chain(adam(config, lr), scale_by_fan_in(o.fan)) for name, lr in (("generator", o.lr), ("discriminator", o.lr_d))
+    }
     return optax.multi_transform(players, {name: name for name in players})
 
 

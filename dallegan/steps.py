@@ -8,7 +8,7 @@ gradients are averaged over it; the numbers are the same.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         z = mine(jax.random.normal(stream(config.seed, state.step, Stream.NOISE), (config.batch, gan.model.noise)), rows)
         grads, metrics = mean(jax.grad(both_losses, has_aux=True)(state.params, batch, gamma, z, offset))
         updates, opt = optimizer.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         ema = ema_update(state.ema, params["generator"], ema_decay(config, state.step))
 
         norm_d, norm_g = optax.global_norm(grads["discriminator"]), optax.global_norm(grads["generator"])
