@@ -3,7 +3,7 @@
 Binary cross-entropy, Adam 2e-4 with β1 0.5, weights from N(0, 0.02), strided and transposed convolutions (arXiv
 1511.06434), the sentence joined to noise and to the discriminator's last map (arXiv 1605.05396); no gradient penalty, no
 matching term, no shared weights. Layer norm stands in for batch norm: a picture may not depend on its neighbours in the
-batch here.
+batch here. Both players move at once, as everywhere here (steps.py), where the paper's take turns.
 
 python train.py dcgan
 """

@@ -3,7 +3,7 @@
 python train.py
 
 2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-24: 15 min 33 s, 110 images/s, compiled in 13 s. Read by a classifier of real
-renders, 1,000 captions each: every named attribute right in 69 % of `test` and 65 % of `heldout`; kind 73 %, pose 83 %, colour 99.5 %,
+renders (benchmarks/LOG.md), 1,000 captions each: every named attribute right in 69 % of `test` and 65 % of `heldout`; kind 73 %, pose 83 %, colour 99.5 %,
 size and place 100 %; Chinese 69 %, English 70 %. Weaknesses: pictures of one prompt are nearly alike, and cats at night vanish.
 """
 

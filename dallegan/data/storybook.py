@@ -70,7 +70,8 @@ def render(scene: Scene, size: int, seed: int) -> np.ndarray:
 def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, hard: float) -> tuple[Scene, Caption]:
     """A caption false of the scene, and the scene it is true of.
 
-    With probability `hard` the same sentence with one named attribute swapped, else another scene's.
+    With probability `hard` the same sentence with one named attribute swapped, half of the time the kind, which is the hardest
+    to tell; else another scene's.
     """
     rng = random.Random(seed ^ 0x9E3779B9)  # independent of what `render` draws from the seed
     if rng.random() >= hard:
@@ -79,7 +80,7 @@ def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, h
         if is_false(text, other, scene):
             return other, text
     kinds, rest = (sorted(a for a in said.mentions if a.endswith("kind") is kind) for kind in (True, False))
-    attribute = rng.choice(kinds if rng.random() < 0.5 or not rest else rest)  # the kind is what is hardest to tell
+    attribute = rng.choice(kinds if rng.random() < 0.5 or not rest else rest)
     other = swap(scene, attribute, rng)
     while split != "heldout" and not belongs(other, split):
         other = swap(scene, attribute, rng)

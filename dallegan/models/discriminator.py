@@ -33,7 +33,7 @@ class Discriminator(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Of the sentence term."""
+        """Weight of the sentence term; four times the usual 1/√F, for the match is learned sooner (benchmarks/LOG.md)."""
         return 4 / math.sqrt(self.features)
 
     def setup(self) -> None:
