@@ -4,11 +4,14 @@ import sys
 
 from dallegan.cli import parse_config, run
 from dallegan.loop import Diverged, train
+from dallegan.runtime import restart_with_huge_pages
 
 
 def main() -> None:
     """Parses the command line and trains."""
-    train(parse_config(sys.argv[1:]))
+    config = parse_config(sys.argv[1:])
+    restart_with_huge_pages()
+    train(config)
 
 
 if __name__ == "__main__":

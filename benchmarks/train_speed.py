@@ -18,6 +18,7 @@ from dallegan.cli import parse_config, run
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner
+from dallegan.runtime import restart_with_huge_pages
 from dallegan.sampling import make_gan
 from dallegan.state import init_state
 from dallegan.steps import make_train_step
@@ -55,6 +56,7 @@ def cpu_name() -> str:
 def main() -> None:
     """Measures and prints JSON."""
     config = parse_config(sys.argv[1:], prog="train_speed.py")
+    restart_with_huge_pages()
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)

@@ -17,7 +17,7 @@ FLOORS = [
     ["state"],
     ["steps"],
     ["parallel"],
-    ["checkpoint"],
+    ["checkpoint", "runtime"],
     ["sampling"],
     ["", "cli"],
     ["loop"],
