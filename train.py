@@ -9,12 +9,11 @@ from dallegan.runtime import restart_with_huge_pages
 
 def main() -> None:
     """Parses the command line and trains."""
-    config = parse_config(sys.argv[1:])
-    restart_with_huge_pages()
-    train(config)
+    train(parse_config(sys.argv[1:]))
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     try:
         sys.exit(run(main))
     except Diverged as error:

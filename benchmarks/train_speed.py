@@ -56,7 +56,6 @@ def cpu_name() -> str:
 def main() -> None:
     """Measures and prints JSON."""
     config = parse_config(sys.argv[1:], prog="train_speed.py")
-    restart_with_huge_pages()
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
@@ -102,4 +101,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(run(main))
