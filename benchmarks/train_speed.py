@@ -3,25 +3,26 @@
 python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... > benchmarks/results/train_speed_PRESET_DEVICE.json
 """
 
-import datetime
-import importlib.metadata
 import json
-import platform
 import statistics
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from dallegan import losses
 from dallegan.cli import parse_config, run
+from dallegan.config import Config
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
-from dallegan.optim import optimizer
-from dallegan.parallel import Runner
-from dallegan.runtime import restart_with_huge_pages
+from dallegan.models.gan import Gan
+from dallegan.optim import ema_update, optimizer
+from dallegan.parallel import Runner, compile_fast
+from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
-from dallegan.state import init_state
-from dallegan.steps import make_train_step
+from dallegan.state import GanState, init_state
+from dallegan.steps import Batch, make_train_step, penalty_stride, to_float
 
 STEPS = 30
 
@@ -44,13 +45,34 @@ def gemm_rate(dtype, n: int) -> float:
     return 2 * n**3 / median_seconds(lambda: product(a), 15)
 
 
-def cpu_name() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: GanState, batch: Batch) -> dict[str, float]:
+    """Milliseconds of the parts of a step, each compiled alone; what a whole step takes beyond them is the backward passes."""
+    tokens, image, z = batch["tokens"], to_float(batch["image"]), jnp.ones((config.batch, gan.model.noise))
+    stride = penalty_stride(config)
+
+    def penalties(params):
+        text = jax.tree.map(lambda x: jnp.concatenate([x[::stride]] * 2), gan.read(params, tokens))
+        few = jnp.concatenate([image[::stride]] * 2)
+        return jnp.sum(losses.gradient_penalty(lambda x: gan.score(params, gan.see(params, x), text), few))
+
+    def update(state, grads):
+        updates, opt = adam.update(grads, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return params, opt, ema_update(state.ema, params["generator"], jnp.float32(0.99))
+
+    calls = {
+        "generator_forward": (gan.draw, state.params, tokens, z),
+        "discriminator_forward": (lambda p, x: gan.discriminate(p, x, jnp.concatenate([tokens] * 2)), state.params, jnp.concatenate([image] * 2)),
+        "penalties_and_gradient": (jax.grad(penalties), state.params),
+        "update": (update, state, state.params),
+    }
+    if not max(config.loss.gamma):
+        del calls["penalties_and_gradient"]
+    times = {}
+    for name, (function, *args) in calls.items():
+        compiled = compile_fast(jax.jit(function).lower(*args))
+        times[name] = round(1e3 * median_seconds(lambda compiled=compiled, args=args: compiled(*args), 10), 1)
+    return times
 
 
 def main() -> None:
@@ -80,17 +102,26 @@ def main() -> None:
     step = statistics.median(times)
     after = gemm_rate(gan.dtype, 2048 if cpu else 8192)
     gemm, rate = (before + after) / 2, runner.flops() / step
+    waited = 0.0
+    start = time.perf_counter()
+    for _ in range(STEPS):
+        state, _ = runner.step(state, batch)
+        since = time.perf_counter()
+        batch = runner.put(next(batches))
+        waited += time.perf_counter() - since
+        jax.block_until_ready(state)
+    data_wait = waited / (time.perf_counter() - start)
+    split = parts(gan, adam, config, runner.view(state), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if runner.pmap else x, batch))
+    split["backward_and_rest"] = round(1e3 * step - sum(split.values()), 1)
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in runner.abstract.params.items()}
-    result = {
-        "command": f"python benchmarks/train_speed.py {' '.join(sys.argv[1:])}".strip(),
-        "date": datetime.date.today().isoformat(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "processor": cpu_name(),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+    result = about() | {
         "dtype": str(gan.dtype),
         "parameters": count,
         "compile_seconds": round(compiled, 2),
         "step_ms": round(1e3 * step, 1),
+        "step_parts_ms": split,
+        "data_wait_share": round(data_wait, 4),
+        "memory_mb": round(runner.memory() / 1e6),
         "images_per_second": round(config.batch / step, 1),
         "gflop_per_image": round(runner.flops() / config.batch / 1e9, 3),
         "gflop_per_second": round(rate / 1e9, 1),

@@ -95,6 +95,7 @@ class LogConfig:
 
     metrics: int = 1600  # images between lines of metrics.jsonl
     samples: int = 10_000  # images between sample grids
+    evaluate: int = 10_000  # images between evaluations by the judge, on storybook of 32 or 64 px; 0: none
     checkpoint: int = 10_000  # images between checkpoints
     keep: int = 2  # checkpoints kept
 
@@ -230,10 +231,10 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-FREE = ("workdir", "parallel.strategy", "parallel.fsdp", "data.threads", "data.prefetch", "log.metrics", "log.samples", "log.checkpoint", "log.keep")
+FREE = ("workdir", "parallel.strategy", "parallel.fsdp", "data.threads", "data.prefetch")  # and all of `log`
 
 
 def conflicts(old: Config, new: Config) -> list[str]:
     """Settings that may not change when a run goes on, as "name: old -> new" lines."""
     a, b = flatten(old), flatten(new)
-    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k not in FREE]
+    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k not in FREE and not k.startswith("log.")]

@@ -19,12 +19,13 @@ from dallegan.checkpoint import Checkpoints
 from dallegan.config import Config
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
+from dallegan.evaluate import make_quick
 from dallegan.files import write_whole
 from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
 from dallegan.sampling import Model, make_gan
-from dallegan.state import init_state
+from dallegan.state import GanState, init_state
 from dallegan.steps import make_train_step
 from dallegan.tokenizer import Tokenizer
 
@@ -77,8 +78,13 @@ def train(config: Config) -> None:
         f"parameters: generator {count['generator']:.1f} M, discriminator {count['discriminator']:.1f} M"
     )
 
+    def average(state: GanState) -> Model:
+        """The model as it is now: the moving average."""
+        return Model(gan, {"generator": runner.view(state).ema}, tokenizer, config)
+
     # 4. Steps.
     batches = make_batches(make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count()), config, step)
+    quick = make_quick(config)
     log = Log(workdir, config, step)
     start = time.perf_counter()
     batch = runner.put(next(batches))
@@ -97,16 +103,20 @@ def train(config: Config) -> None:
                 waited = time.perf_counter()
                 batch = runner.put(next(batches))
                 log.waited += time.perf_counter() - waited
-            due = [_due(step, every, config) for every in (config.log.metrics, config.log.samples, config.log.checkpoint)]
-            if any(due):
+            every = config.log
+            metrics_due, samples_due, evaluation_due, checkpoint_due = (
+                _due(step, images, config) for images in (every.metrics, every.samples, every.evaluate, every.checkpoint)
+            )
+            if metrics_due or samples_due or evaluation_due or checkpoint_due:
                 log.add(pending)
                 pending = None
-            if due[0]:
+            if evaluation_due:
+                log.evaluated = quick(average(state))
+            if metrics_due or evaluation_due:
                 log.write(step)
-            if due[1]:
-                model = Model(gan, {"generator": runner.view(state).ema}, tokenizer, config)
-                save_samples(model, source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
-            if due[2]:
+            if samples_due:
+                save_samples(average(state), source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
+            if checkpoint_due:
                 checkpoints.save(step, runner.view(state))
     if pending is not None:
         log.add(pending)
@@ -118,8 +128,8 @@ def train(config: Config) -> None:
 
 
 def _due(step: int, every: int, config: Config) -> bool:
-    """Whether a multiple of `every` images was passed in this step, or the run ends."""
-    return step == config.steps or step * config.batch // every != (step - 1) * config.batch // every
+    """Whether a multiple of `every` images was passed in this step, or the run ends; never where `every` is 0."""
+    return every > 0 and (step == config.steps or step * config.batch // every != (step - 1) * config.batch // every)
 
 
 def _claim(workdir: pathlib.Path, config: Config) -> None:
@@ -180,6 +190,7 @@ class Log:
     config: Config
     first: int  # step that this process started at
     waited: float = 0.0  # seconds spent waiting for data since the last line
+    evaluated: dict[str, float | None] = dataclasses.field(default_factory=dict)  # what the next line tells of the model
 
     def __post_init__(self) -> None:
         self.path = self.workdir / "metrics.jsonl"
@@ -224,8 +235,8 @@ class Log:
         now = time.perf_counter()
         seconds = max(now - self._clock, 1e-9)
         line: dict[str, Any] = {"step": step, "images": step * self.config.batch}
-        line |= {name: float(np.mean(values)) for name, values in self._sums.items()}
-        line = {k: (v if math.isfinite(v) else None) for k, v in line.items()}
+        line |= {name: float(np.mean(values)) for name, values in self._sums.items()} | self.evaluated
+        line = {k: (v if v is not None and math.isfinite(v) else None) for k, v in line.items()}
         line |= {"images_per_second": (step - self._last_step) * self.config.batch / seconds, "data_wait": self.waited / seconds, "skipped": self._skipped}
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -234,6 +245,7 @@ class Log:
                 if value is not None and name not in ("step", "images"):
                     self._board.add_scalar(name, value, line["images"])
         self.bar.set_postfix({k: f"{line[k]:.3g}" for k in ("d_loss", "g_loss", "match_gap") if line.get(k) is not None}, refresh=False)
+        self.evaluated = {}
         self._sums, self._last_step, self._clock, self.waited = {}, step, now, 0.0
 
     def note(self, text: str) -> None:

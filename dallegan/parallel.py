@@ -125,6 +125,11 @@ class Runner:
         """XLA's count of floating-point operations in one step, once compiled."""
         return float(self._compiled.cost_analysis()["flops"])
 
+    def memory(self) -> int:
+        """Bytes on each device that XLA plans for one step: state, batch and scratch, once compiled."""
+        plan = self._compiled.memory_analysis()
+        return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+
 
 def compile_fast(lowered: Any) -> Any:
     """Compiles with the options that are fast on this backend, where this version of XLA knows them."""

@@ -1,8 +1,14 @@
-"""What a process needs from the machine under it."""
+"""A process and the machine under it."""
 
+import datetime
+import importlib.metadata
 import os
+import pathlib
 import platform
 import sys
+from typing import Any
+
+import jax
 
 
 def restart_with_huge_pages() -> None:
@@ -18,3 +24,28 @@ def restart_with_huge_pages() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def about() -> dict[str, Any]:
+    """What a result was measured with: command, date, device, versions."""
+    device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    return {
+        "command": " ".join(["python", _script(), *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "device": f"{len(os.sched_getaffinity(0))} cores of {_processor()}" if on_cpu else f"{jax.device_count()} x {device.device_kind}",
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+    }
+
+
+def _script() -> str:
+    path = pathlib.Path(sys.argv[0])
+    return f"-m dallegan.{path.stem}" if path.parent.name == "dallegan" else f"{path.parent.name}/{path.name}".lstrip("/")
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -8,9 +8,9 @@ FLOORS = [
     ["errors", "files"],
     ["config", "rng", "tokenizer", "image", "data.source", "data.art", "data.grammar"],
     ["data.sprites"],
-    ["models.layers"],
+    ["models.layers", "models.efficientnet", "metrics"],
     ["models.encoder", "data.storybook", "data.emoji", "data.folder"],
-    ["models.generator"],
+    ["models.generator", "models.judge"],
     ["models.decoder", "models.discriminator"],
     ["models.gan"],
     ["losses", "augment", "optim", "data.pipeline"],
@@ -20,6 +20,7 @@ FLOORS = [
     ["checkpoint", "runtime"],
     ["sampling"],
     ["", "cli"],
+    ["evaluate"],
     ["loop"],
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}

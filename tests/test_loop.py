@@ -47,6 +47,13 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert np.asarray(Image.open(grids[0])).std() > 10
 
 
+def test_a_run_of_32_pixels_is_judged(tmp_path):
+    train(tiny(workdir=str(tmp_path / "run"), steps=2, data__size=32, log__metrics=1000, log__evaluate=8))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [8, 16]
+    assert all(0 <= line["alignment"] <= 1 and 0 <= line["alignment_place"] <= 1 for line in lines)
+
+
 def test_training_then_sampling(finished):
     model = dallegan.load(finished)
     images = model.sample(["一只棕色的大熊站在雪地里"], n=2, seed=0)

@@ -1,0 +1,68 @@
+"""Does each metric move the right way? Real storybook pictures against real ones, as they are and spoiled in known ways.
+
+python benchmarks/metric_sanity.py [--n N] [--size 32|64] > benchmarks/results/metric_sanity_SIZE.json
+"""
+
+import dataclasses
+import itertools
+import json
+import sys
+from typing import Literal
+
+import numpy as np
+import tyro
+from PIL import Image, ImageFilter
+
+from dallegan.cli import run
+from dallegan.data.grammar import OBJECTS
+from dallegan.data.storybook import Storybook
+from dallegan.evaluate import Judged, distances, make_extract, said_by
+from dallegan.models.judge import load_judge
+from dallegan.runtime import about, restart_with_huge_pages
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Check the metrics on real pictures."""
+
+    n: int = 2000
+    size: Literal[32, 64] = 64
+
+
+def main() -> None:
+    """Measures and prints JSON."""
+    args = tyro.cli(Args, prog="metric_sanity.py")
+    extract, judge = make_extract(), load_judge()
+    source = Storybook(args.size, "test", 0, 2)
+    examples = [source.example(i) for i in range(2 * args.n)]
+    real, drawn = (np.stack([e.image for e in part]) for part in (examples[: args.n], examples[args.n :]))
+    said = said_by(examples[args.n :])
+    rng = np.random.default_rng(0)
+    is_one = lambda i: all(OBJECTS.index(t.kind) % 4 == 0 for t in source.scene(i)[0].things)
+    few = [source.example(i) for i in itertools.islice(filter(is_one, itertools.count(2 * args.n)), args.n)]
+    blur = lambda radius: np.stack([np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(radius))) for x in drawn])
+    noise = lambda deviation: np.clip(drawn + rng.normal(0, deviation, drawn.shape), 0, 255).round().astype(np.uint8)
+    order = np.roll(np.arange(args.n), 1)
+    cases = {
+        "as they are": (drawn, said),
+        "blurred, radius 1/64 of the side": (blur(args.size / 64), said),
+        "blurred, radius 2/64 of the side": (blur(args.size / 32), said),
+        "noise of deviation 10": (noise(10), said),
+        "noise of deviation 40": (noise(40), said),
+        "4 of the 16 kinds": (np.stack([e.image for e in few]), said_by(few)),
+        "captions shuffled": (drawn, said_by([examples[args.n + i] for i in order])),
+    }
+    features = extract(real)
+    rows = {}
+    for name, (images, captions) in cases.items():
+        judged = Judged(judge, images)
+        found = distances(features, extract(images)) | {"r_precision": judged.r_precision(captions)}
+        found |= {k: v for k, v in judged.obedience(captions).items() if k in ("alignment", "binding")}
+        rows[name] = {k: v if v is None else round(v, 6) for k, v in found.items()}
+        print(name, rows[name], file=sys.stderr)
+    print(json.dumps(about() | {"n": args.n, "size": args.size, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    sys.exit(run(main))

@@ -1,0 +1,84 @@
+"""Quality against seconds: trains a preset for a wall-clock budget, schedules included, and measures what came of it.
+
+python benchmarks/quality.py PRESET --budget SECONDS [--FIELD VALUE]... > benchmarks/results/quality_PRESET_SECONDS.json
+
+The run goes to runs/quality-PRESET-SECONDS-SEED, unless --workdir says otherwise, and resumes there.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+
+import jax
+
+from dallegan.cli import parse_config, run
+from dallegan.config import Config, check, from_json
+from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.errors import UserError
+from dallegan.evaluate import evaluate, evaluated, make_extract, table
+from dallegan.loop import train
+from dallegan.optim import optimizer
+from dallegan.parallel import Runner
+from dallegan.runtime import about, restart_with_huge_pages
+from dallegan.sampling import load, make_gan
+from dallegan.state import init_state
+from dallegan.steps import make_train_step
+
+POINTS = 12  # of the curve
+PICTURES = 2000  # of the final evaluation, of each split
+
+
+def step_seconds(config: Config, steps: int = 20) -> float:
+    """Mean wall seconds of a train step, with its data, after compilation."""
+    source = make_source(config)
+    tokenizer = make_tokenizer(source, config)
+    gan, adam = make_gan(config, tokenizer.size), optimizer(config)
+    runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
+    batches = make_batches(make_dataset(source, tokenizer, config), config, 0)
+    state = runner.init()
+    for i in range(steps + 3):
+        if i == 3:
+            jax.block_until_ready(state)
+            start = time.perf_counter()
+        state, _ = runner.step(state, runner.put(next(batches)))
+    jax.block_until_ready(state)
+    return (time.perf_counter() - start) / steps
+
+
+def main() -> None:
+    """Trains, measures, prints the table on stderr and JSON on stdout."""
+    args = sys.argv[1:]
+    try:
+        i = args.index("--budget")
+        budget = float(args[i + 1])
+    except (ValueError, IndexError):
+        raise UserError("--budget SECONDS is missing: python benchmarks/quality.py quickstart --budget 1200") from None
+    config = parse_config(args[:i] + args[i + 2 :], prog="quality.py")
+    preset = pathlib.Path(config.workdir).name
+    workdir = pathlib.Path(f"runs/quality-{preset}-{budget:.0f}-{config.seed}" if config.workdir == f"runs/{preset}" else config.workdir)
+    check(config)
+    if (workdir / "config.json").exists():
+        old = from_json((workdir / "config.json").read_text())
+        config = dataclasses.replace(config, steps=old.steps, workdir=str(workdir), log=old.log)  # `train` refuses what else differs
+    else:
+        steps = int(budget / step_seconds(config))
+        every = max(1, steps * config.batch // POINTS)
+        log = dataclasses.replace(config.log, evaluate=every, metrics=every, samples=4 * every, checkpoint=4 * every)
+        config = dataclasses.replace(config, steps=steps, workdir=str(workdir), log=log)
+    with contextlib.redirect_stdout(sys.stderr):
+        train(config)
+    points = [{k: v for k, v in p.items() if k in ("images", "seconds") or "alignment" in k} for p in evaluated(workdir / "metrics.jsonl")]
+    if not points or points[-1]["images"] != config.images:
+        raise UserError(f"{workdir} was stopped before its end: the same command goes on")
+    report, _ = evaluate(load(workdir), config, PICTURES, extract=make_extract())
+    print(table(report), file=sys.stderr)
+    size = {"budget_seconds": budget, "steps": config.steps, "batch": config.batch}
+    print(json.dumps(about() | size | {"seconds": points[-1]["seconds"], "curve": points, "final": report}, indent=1))
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    sys.exit(run(main))

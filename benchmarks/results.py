@@ -1,0 +1,121 @@
+"""Writes benchmarks/RESULTS.md from the JSON files in benchmarks/results: python benchmarks/results.py"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Iterable
+
+HERE = pathlib.Path(__file__).parent
+Row = list[object]
+
+
+def read(pattern: str) -> list[dict]:
+    """The results that a name's pattern matches, in the order of their names."""
+    return [json.loads(path.read_text().splitlines()[0] if path.suffix == ".jsonl" else path.read_text()) for path in sorted((HERE / "results").glob(pattern))]
+
+
+def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; floats to four digits."""
+    show = lambda x: f"{x:.4g}" if isinstance(x, float) else "" if x is None else str(x)
+    lines = [list(head), ["---"] * len(list(head)), *rows]
+    return "".join("| " + " | ".join(show(x) for x in line) + " |\n" for line in lines)
+
+
+def origin(result: dict) -> str:
+    """Command, date, machine and versions, in a line."""
+    versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+    return f"\n`{result['command']}`, {result['date']}, {result['device']}, {versions}.\n\n"
+
+
+def train_speed() -> str:
+    """A row a preset and device."""
+    keys = ("dtype", "step_ms", "images_per_second", "gflop_per_image", "gemm_gflop_per_second", "share_of_gemm", "compile_seconds")
+    head = ["command", "device", *(k.replace("_", " ") for k in keys)]
+    results = read("train_speed*.json")
+    rows = [[f"`{r['command'].removeprefix('python benchmarks/')}`", r["device"], *(r[k] for k in keys)] for r in results]
+    return table(head, rows) + "".join(map(origin, results))
+
+
+def judge() -> str:
+    """A row a set of renders."""
+    (result,) = read("judge.json")
+    names = list(next(iter(result["accuracy"].values())))
+    about = f"{result['parameters']:,} parameters, {result['bytes']:,} bytes, trained in {result['training_seconds'] // 60} min.\n\n"
+    return about + table(["real pictures", *names], ([k, *v.values()] for k, v in result["accuracy"].items())) + origin(result)
+
+
+def metric_sanity() -> str:
+    """A row a way of spoiling real pictures."""
+    text = ""
+    for result in read("metric_sanity*.json"):
+        rows = result["rows"]
+        names = list(next(iter(rows.values())))
+        text += f"{result['n']} real pictures of {result['size']} px against {result['n']} others:\n\n"
+        text += table(["the others", *names], ([k, *v.values()] for k, v in rows.items())) + origin(result)
+    return text
+
+
+def quality() -> str:
+    """A row a run of equal wall-clock budget, and its curve."""
+    text = ""
+    keys = ("alignment", "kind", "colour", "place", "kid", "fd", "precision", "recall", "density", "coverage")
+    results = read("quality*.json")
+    name = lambda r: f"`{r['command'].split('quality.py ')[1]}`"
+    parts = [(r, split) for r in results for split in ("test", "heldout") if split in r["final"]]
+    rows = [[name(r), split, r["seconds"], r["steps"], *(r["final"][split].get(k) for k in keys)] for r, split in parts]
+    text += table(["preset", "split", "seconds", "steps", *keys], rows)
+    for r in results:
+        points = r["curve"]
+        text += origin(r) + table(["seconds", *(p["seconds"] for p in points)], [["alignment", *(p["alignment"] for p in points)]])
+    return text
+
+
+def stability() -> str:
+    """A row a case, over its seeds."""
+    lines = [json.loads(line) for line in (HERE / "results" / "stability.jsonl").read_text().splitlines()]
+    rows = []
+    for case in dict.fromkeys(r["case"] for r in lines if r["case"] != "digits"):
+        runs = [r for r in lines if r["case"] == case]
+        whole = [r for r in runs if not r["diverged"]]
+        scores = [r["alignment"] for r in whole]
+        spread = [min(scores), statistics.median(scores), max(scores)] if scores else [None] * 3
+        counts = [len(runs) - len(whole), sum(r["skipped"] > 0 for r in whole), sum(r["within"] < 0.5 for r in whole), sum(r["across"] < 10 for r in whole)]
+        rows.append([case, len(runs), runs[0]["steps"], *counts, *spread])
+    head = ["case", "seeds", "steps", "diverged", "with skipped steps", "collapsed within captions", "across captions", "alignment: least", "median", "most"]
+    digits = [[r["seed"], r["steps"], r["modes"], r["kl"]] for r in lines if r["case"] == "digits"]
+    text = table(head, rows)
+    if digits:
+        text += "\nStacked digits, 1,000 modes, 25,600 pictures drawn:\n\n" + table(["seed", "steps", "modes", "KL"], digits)
+    return text + origin(lines[-1]["about"])
+
+
+def sample_speed() -> str:
+    """A row a device."""
+    results = read("sample_speed*.json")
+    values = lambda r: [*r["shell_to_png_seconds"].values(), *r["one_picture_ms"].values(), max(r["images_per_second"].values())]
+    head = ["device", "shell to PNG, s", "cached, s", "one picture p50, ms", "p95, ms", "best images/s"]
+    return table(head, ([r["device"], *values(r)] for r in results)) + "".join(map(origin, results))
+
+
+def data_speed() -> str:
+    """A row a source."""
+    (result,) = read("data_speed.json")
+    return table(["source", "images/s on one core"], result["images_per_second_on_one_core"].items()) + origin(result)
+
+
+def main() -> None:
+    """Writes the file; a section is there where its results are."""
+    sections = {
+        "Training speed": ("train_speed*.json", train_speed), "Quality for equal seconds": ("quality*.json", quality),
+        "Stability": ("stability.jsonl", stability), "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
+        "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
+    }  # fmt: skip
+    text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: [LOG.md](LOG.md).\n"
+    for title, (pattern, section) in sections.items():
+        if read(pattern):
+            text += f"\n## {title}\n\n{section()}"
+    (HERE / "RESULTS.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

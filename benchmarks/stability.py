@@ -1,0 +1,122 @@
+"""Does training survive? Short runs of each loss option and text encoder over seeds, and the 1,000 modes of stacked digits.
+
+python benchmarks/stability.py [--seeds N] [--steps N] [--cases NAME...]
+
+Adds a line a run to benchmarks/results/stability.jsonl and skips the runs that are there.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tyro
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+
+import dallegan
+from dallegan.cli import run
+from dallegan.config import Config, DataConfig, LogConfig, load_preset
+from dallegan.data.pipeline import make_source
+from dallegan.evaluate import Judged, said_by
+from dallegan.loop import Diverged, train
+from dallegan.models.judge import load_judge
+from dallegan.runtime import about, restart_with_huge_pages
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "stability.jsonl"
+WITHIN = 0.5  # a run whose pictures of one caption deviate by less (mean over pixels, of 255) has collapsed within captions
+ACROSS = 10.0  # likewise, pictures of different captions; real ones deviate by about 60
+CASES: dict[str, dict] = {
+    "rpgan": {}, "hinge": {"loss__adversarial": "hinge"}, "nonsaturating": {"loss__adversarial": "nonsaturating"},
+    "no R2": {"loss__r2": False}, "no penalty": {"loss__gamma": (0.0, 0.0)}, "no contrastive term": {"loss__contrast": (0.0, 0.0)},
+    "transformer": {"text__encoder": "transformer"}, "dcgan": {},
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Count what goes wrong."""
+
+    seeds: int = 10
+    steps: int = 400  # of 32 pictures
+    cases: tuple[str, ...] = (*CASES, "digits")
+    digit_steps: int = 1500
+
+
+def changed(config: Config, **changes: object) -> Config:
+    """A configuration with `section__field=value` changes."""
+    for name, value in changes.items():
+        section, _, field = name.partition("__")
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
+    return config
+
+
+def small(preset: str, seed: int, steps: int, workdir: str) -> Config:
+    """A preset at a size whose step takes a tenth of a second on two cores."""
+    config = dataclasses.replace(load_preset(preset), steps=steps, batch=32, seed=seed, workdir=workdir, log=LogConfig(10**9, 10**9, 0, 10**9))
+    return config if preset == "dcgan" else changed(config, model__width=128, model__blocks=1)
+
+
+def survives(config: Config) -> dict[str, object]:
+    """Trains, and says what became of it."""
+    try:
+        train(config)
+    except Diverged:
+        return {"diverged": True}
+    model, source = dallegan.load(config.workdir), make_source(config, "test")
+    rng = np.random.default_rng(0)
+    examples = [source.example(i, rng) for i in range(256)]
+    one = model.sample([e.caption for e in examples])
+    many = model.sample([e.caption for e in examples[:32]], n=8).reshape(32, 8, -1).astype(np.float32)
+    line = json.loads((pathlib.Path(config.workdir) / "metrics.jsonl").read_text().splitlines()[-1])
+    within, across = float(many.std(1).mean()), float(one.reshape(256, -1).astype(np.float32).std(0).mean())
+    alignment = Judged(load_judge(), one).obedience(said_by(examples))["alignment"]
+    return {"diverged": False, "skipped": line["skipped"], "within": round(within, 2), "across": round(across, 2), "alignment": alignment}
+
+
+def digits(config: Config, pictures: int = 8000, drawn: int = 25_600) -> dict[str, object]:
+    """Stacked digits (arXiv 1611.02163, §3.3.1): three digits of 8x8 as the three colours make 1,000 modes, with one caption for all. The
+    modes among the pictures drawn, and their KL divergence from evenness, read by a support vector machine."""
+    data = load_digits()
+    reader = SVC(gamma=0.001).fit(data.data, data.target)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for i, rows in enumerate(rng.integers(0, len(data.images), (pictures, 3))):
+            stacked = np.round(data.images[rows].transpose(1, 2, 0) * 255 / 16).astype(np.uint8)
+            Image.fromarray(stacked).resize((config.data.size,) * 2, Image.Resampling.NEAREST).save(f"{folder}/{i}.png")
+            pathlib.Path(f"{folder}/{i}.txt").write_text("three digits")
+        train(dataclasses.replace(config, data=DataConfig(source=f"folder:{folder}", size=config.data.size)))
+        images = np.concatenate(list(dallegan.load(config.workdir).stream(["three digits"], n=drawn)))
+    pixels = images.reshape(drawn, 8, config.data.size // 8, 8, config.data.size // 8, 3).mean((2, 4)) * 16 / 255
+    read = [reader.predict(pixels[..., c].reshape(drawn, 64)) for c in range(3)]
+    counts = np.bincount(100 * read[0] + 10 * read[1] + read[2], minlength=1000) / drawn
+    seen = counts[counts > 0]
+    return {"modes": int(np.sum(counts > 0)), "of": 1000, "kl": round(float(np.sum(seen * np.log(seen * 1000))), 3)}
+
+
+def main() -> None:
+    """Runs what has not been run."""
+    args = tyro.cli(Args, prog="stability.py")
+    done = {(r["case"], r["seed"], r["steps"]) for r in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
+    for seed in range(args.seeds):
+        for case in args.cases:
+            steps = args.digit_steps if case == "digits" else args.steps
+            if (case, seed, steps) in done or (case == "digits" and seed > 1):
+                continue
+            with tempfile.TemporaryDirectory() as workdir:
+                start = time.perf_counter()
+                config = changed(small("dcgan" if case == "dcgan" else "quickstart", seed, steps, f"{workdir}/run"), **CASES.get(case, {}))
+                found = digits(config) if case == "digits" else survives(config)
+            row = {"case": case, "seed": seed, "steps": steps, "seconds": round(time.perf_counter() - start)} | found
+            print(row, file=sys.stderr, flush=True)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(row | {"about": about()}) + "\n")
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    sys.exit(run(main))

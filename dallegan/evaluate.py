@@ -1,0 +1,385 @@
+"""Measures a model: does it look real, is it diverse, does it obey the caption, how fast is it. `python -m dallegan.evaluate`.
+
+Distances are between EfficientNet-Lite0 features of real and of drawn pictures: comparable with each other for the same --n, never
+with a published FID. Obedience is what the judge reads (storybook only), between two calibrations: the same judge on real pictures,
+and on drawn pictures with each other's captions.
+"""
+
+import collections
+import dataclasses
+import functools
+import io
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from dallegan import metrics
+from dallegan.cli import run
+from dallegan.config import Config
+from dallegan.data import grammar
+from dallegan.data.pipeline import make_source
+from dallegan.data.source import Example, Source
+from dallegan.data.storybook import Storybook, render
+from dallegan.errors import UserError
+from dallegan.files import write_whole
+from dallegan.image import grid
+from dallegan.models.efficientnet import EfficientNetLite0, load_params, weights_file
+from dallegan.models.gan import Gan, Params
+from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
+from dallegan.runtime import about
+from dallegan.sampling import Model, load
+from dallegan.steps import to_float
+
+SUBSET = 1000  # of a KID estimate
+FEATURE_SIZE = 224  # px that pictures are resized to for the feature network: its own
+CHUNK = 50  # pictures through a network at once
+CANDIDATES = 100  # captions that R-precision chooses from
+WITHIN = (50, 8)  # captions, and pictures of each, for the diversity within a caption
+Report = dict[str, Any]
+Extract = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What to draw."""
+
+    source: str | None = None  # default: what the model was trained on
+    size: int | None = None  # px; default, and only choice: the model's
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Measure a model, or plot the curves of runs."""
+
+    model: str = "runs/quickstart"  # run directory
+    data: Data = dataclasses.field(default_factory=Data)
+    n: int = 2000  # captions of each split
+    seed: int = 0  # of the drawn pictures
+    json: pathlib.Path | None = None  # where to write the numbers as JSON
+    grid: pathlib.Path | None = None  # where to write a PNG of the most and the least obedient pictures
+    plot: tuple[str, ...] = ()  # run directories: draw their metrics.jsonl instead of measuring
+    out: pathlib.Path = pathlib.Path("curves.png")  # of --plot
+
+
+def make_extract() -> Extract:
+    """uint8[N, S, S, 3] -> f32[N, 1280], by EfficientNet-Lite0. UserError where the extra is missing."""
+    params = {"params": load_params(weights_file())}
+    return lambda images: by_chunks(functools.partial(_features, params), images, "features")
+
+
+@jax.jit
+def _features(params: Params, images: jax.Array) -> Any:
+    return EfficientNetLite0().apply(params, jax.image.resize(to_float(images), (len(images), FEATURE_SIZE, FEATURE_SIZE, 3), "bilinear"))
+
+
+def by_chunks(function: Callable[[Any], Any], rows: Any, what: str) -> Any:
+    """`function` of 50 rows (of each array of a tree) at a time, the last chunk filled up, so that one program is compiled."""
+    total, parts = len(jax.tree.leaves(rows)[0]), []
+    for start in tqdm(range(0, total, CHUNK), desc=what, leave=False, disable=total < 1000 or not sys.stderr.isatty()):
+        chosen, kept = np.minimum(np.arange(start, start + CHUNK), total - 1), total - start
+        chunk = jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)
+        parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], function(chunk)))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def distances(real: np.ndarray, fake: np.ndarray) -> Report:
+    """KID and its deviation over subsets, FD (None of fewer pictures than features, where it means nothing), precision, recall, density
+    and coverage of features f32[N, D]."""
+    a, b, n = jnp.asarray(real), jnp.asarray(fake), min(len(real), len(fake))
+    kid = metrics.kernel_distance(jax.random.key(0), a, b, size=min(SUBSET, n // 2))  # of all rows each subset would be the same
+    precision, recall = metrics.precision_recall(a, b)
+    density, coverage = metrics.density_coverage(a, b)
+    report = {"kid": jnp.mean(kid), "kid_deviation": jnp.std(kid), "fd": metrics.frechet_distance(a, b) if n > a.shape[1] else None}
+    report |= {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
+    return {name: None if value is None else float(value) for name, value in report.items()}
+
+
+class Judged:
+    """What the judge makes of pictures, and whether that is what captions say."""
+
+    def __init__(self, judge: Any, images: np.ndarray) -> None:
+        self.seen: Facts = by_chunks(functools.partial(read, judge), images, "judge")
+
+    def obedience(self, said: Facts) -> Report:
+        """`alignment`: the share of pictures with all that their captions say; each attribute alone, where it is said; and `binding`:
+        of captions with two colours, the share with each colour on its own object."""
+        right = {k: np.asarray(v) for k, v in obeys(self.seen, said).items()}
+        colours, count = np.asarray(said.things["colour"]), np.asarray(said.count)
+        two = np.stack([count == 1, colours.min(1) >= 0, colours[:, 0] != colours[:, 1]]).all(0)
+        asked = {k: (np.asarray(v) >= 0).any(1) for k, v in said.things.items()} | {"place": said.place >= 0, "side": count == 1}
+        report = {"alignment": share(right["all"])} | {k: share(right[k], asked[k]) for k in asked} | {"count": share(right["count"])}
+        return report | {"binding": share(right["colour"] & right["kind"], two)}
+
+    def r_precision(self, said: Facts, seed: int = 0) -> float:
+        """Of each picture, among its own caption and 99 others'."""
+        n = len(said.count)
+        others = np.random.default_rng(seed).integers(1, n, (n, min(CANDIDATES, n) - 1)) + np.arange(n)[:, None]
+        candidates = np.concatenate([np.arange(n)[:, None], others % n], 1)
+        each = jax.vmap(lambda column: log_likelihood(self.seen, jax.tree.map(lambda x: jnp.asarray(x)[column], said)), 1, 1)
+        return float(metrics.r_precision(each(candidates)))
+
+
+def draw_one_each(model: Model, captions: Sequence[str], seed: int, what: str) -> np.ndarray:
+    """uint8[captions, S, S, 3]; a caption that is there again gets another picture, of the next seed."""
+    before: collections.Counter[str] = collections.Counter()
+    turns = []
+    for caption in captions:
+        turns.append(before[caption])
+        before[caption] += 1
+    order, pictures = [], []
+    for turn in range(max(turns) + 1):
+        rows = [i for i, t in enumerate(turns) if t == turn]
+        order += rows
+        pictures.append(draw(model, [captions[i] for i in rows], 1, seed + turn, what))
+    return np.concatenate(pictures)[np.argsort(order)]
+
+
+def share(right: Any, of: Any = None) -> float | None:
+    """The mean over the rows asked of; None where there are none."""
+    rows = right if of is None else right[of]
+    return float(np.mean(rows)) if len(rows) else None
+
+
+def draw(model: Model, captions: Sequence[str], n: int, seed: int, what: str) -> np.ndarray:
+    """uint8[captions * n, S, S, 3]; equal captions would get equal pictures."""
+    bar = tqdm(total=len(captions) * n, unit="img", desc=what, leave=False, disable=not sys.stderr.isatty())
+    pieces = []
+    for piece in model.stream(captions, n, seed):
+        pieces.append(piece)
+        bar.update(len(piece))
+    bar.close()
+    return np.concatenate(pieces)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _critic(gan: Gan, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    """The discriminator's score of uint8 pictures with their captions' tokens."""
+    return gan.discriminate(params, to_float(batch["image"]), batch["tokens"])
+
+
+def said_by(examples: Iterable[Example]) -> Facts:
+    """What the captions of storybook examples say."""
+    scenes, captions = zip(*(e.truth for e in examples), strict=True)
+    return facts(scenes, captions)
+
+
+def evaluate(model: Model, config: Config, n: int, seed: int = 0, extract: Extract | None = None) -> tuple[Report, dict[str, Any]]:
+    """The numbers, by split, and the pictures they are of: {"examples", "images", "score"} of the test split.
+
+    config: the model's, its `data` what to draw. extract: without it there are no distances. UserError where n is too small.
+    """
+    if n < 50:
+        raise UserError(f"--n {n}: distances of fewer than 50 pictures mean nothing; take at least 50")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"--seed {seed}: take a number from 0 to 2^31 - 1")
+    storybook = config.data.source == "storybook"
+    splits = ("train",) if config.data.source.startswith("folder:") else ("test", "heldout")
+    judge = load_judge() if storybook and config.data.size in SIZES_READ else None
+    report: Report = {}
+    shown: dict[str, Any] = {}
+    for split in splits:
+        source = make_source(config, split)
+        rng = np.random.default_rng(seed)
+        examples = [source.example(i, rng) for i in range(min(n, len(source)))]
+        if len(examples) < 50:
+            raise UserError(f"{config.data.source} has {len(examples)} pictures: too few to measure")
+        real, captions = np.stack([e.image for e in examples]), [e.caption for e in examples]
+        model.sample(captions[:1])  # compiles
+        start = time.perf_counter()
+        fake = draw_one_each(model, captions, seed, split)
+        part: Report = {"n": len(fake), "images_per_second": len(fake) / (time.perf_counter() - start)}
+        score = np.zeros(len(fake))
+        if judge is not None:
+            said, judged = said_by(examples), Judged(judge, fake)
+            part |= judged.obedience(said) | {"r_precision": judged.r_precision(said)}
+            right = np.asarray(obeys(judged.seen, said)["all"])
+            for language in grammar.LANGUAGES:
+                part[f"alignment_{language}"] = share(right, np.array([e.truth[1].language == language for e in examples]))
+            part["on_real"] = Judged(judge, real).obedience(said)
+            part["on_shuffled"] = judged.obedience(jax.tree.map(lambda x: np.roll(x, 1, 0), said))
+            score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
+        elif not shown:
+            score = by_chunks(functools.partial(_critic, model.gan, model.params), {"image": fake, "tokens": model.tokenizer.encode(captions)}, "critic")
+        if extract is not None:
+            part |= distances(extract(real), extract(fake))
+        report[split] = part
+        if not shown:
+            shown = {"examples": examples, "images": fake, "score": score}
+            report |= within_captions(model, source, examples, seed, extract)
+    if judge is not None:
+        report["modes"] = modes(model, judge, seed)
+    return report, shown
+
+
+def within_captions(model: Model, source: Source, examples: list[Example], seed: int, extract: Extract | None) -> Report:
+    """`diversity`: mean distance of two pictures of one caption, and of real ones of the same scene where the source can draw them."""
+    if extract is None:
+        return {}
+    few, n = examples[: WITHIN[0]], WITHIN[1]
+    group = lambda images: jnp.asarray(extract(images)).reshape(len(few), n, -1)
+    report = {"diversity": float(metrics.diversity(group(draw(model, [e.caption for e in few], n, seed, "diversity"))))}
+    if isinstance(source, Storybook):
+        again = np.stack([render(e.truth[0], source.size, 1000 * i + k) for i, e in enumerate(few) for k in range(n)])
+        report["diversity_of_real"] = float(metrics.diversity(group(again)))
+    return report
+
+
+def modes(model: Model, judge: Any, seed: int) -> Report:
+    """Of all object x colour x place combinations, each asked for once (a tenth of them never seen in training), how many come out."""
+    scenes = [
+        grammar.Scene(place, (grammar.Thing(kind, colour, "big", "standing" if kind in grammar.ANIMALS else None),))
+        for kind in grammar.OBJECTS for colour in grammar.COLOURS for place in grammar.PLACES
+    ]  # fmt: skip
+    article = lambda colour: "an" if colour[0] in "aeiou" else "a"
+    said = [grammar.Caption(f"{article(s.things[0].colour)} {s.things[0].colour} {s.things[0].kind} {grammar.EN_PLACE[s.place]}", "en", MODE) for s in scenes]
+    right = obeys(Judged(judge, draw(model, [c.text for c in said], 1, seed, "modes")).seen, facts(scenes, said))["all"]
+    return {"found": int(np.sum(right)), "of": len(scenes)}
+
+
+MODE = frozenset({"0.kind", "0.colour", "place"})
+
+
+def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report]:
+    """What training asks of its model now and then, for n captions of `test`: `alignment`, and that of kind, colour, size and place
+    alone. Nothing where the judge cannot read the pictures or `log.evaluate` is 0."""
+    if config.data.source != "storybook" or config.data.size not in SIZES_READ or not config.log.evaluate:
+        return lambda model: {}
+    judge, source = load_judge(), make_source(config, "test")
+    rng = np.random.default_rng(0)
+    examples = [source.example(i, rng) for i in range(n)]
+    captions, said = [e.caption for e in examples], said_by(examples)
+
+    def quick(model: Model) -> Report:
+        found = Judged(judge, model.sample(captions)).obedience(said)
+        return {"alignment": found["alignment"]} | {f"alignment_{name}": found[name] for name in ("kind", "colour", "size", "place")}
+
+    return quick
+
+
+ROWS = {
+    "n": "pictures", "kid": "KID x 1000", "kid_deviation": "  deviation of a subset", "fd": "FD", "precision": "precision", "recall": "recall",
+    "density": "density", "coverage": "coverage", "alignment": "alignment", "on_real": "  of real pictures", "on_shuffled": "  of others' captions",
+    "alignment_en": "  of English captions", "alignment_zh": "  of Chinese captions", **{name: f"  {name}" for name in (*VALUES, "place", "count", "side")},
+    "binding": "  binding", "r_precision": "R-precision", "images_per_second": "images/s",
+}  # fmt: skip
+
+
+def table(report: Report) -> str:
+    """The report as lines of text."""
+    splits = [k for k in report if k in ("test", "heldout", "train")]
+
+    def show(part: Report, key: str) -> str:
+        value = part.get(key)
+        value = value["alignment"] if isinstance(value, dict) else value
+        if value is None:
+            return "-"
+        value *= 1000 if key.startswith("kid") else 1
+        return str(value) if isinstance(value, int) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+    lines = [f"{'':24}" + "".join(f"{s:>10}" for s in splits)]
+    for key, label in ROWS.items():
+        shown = [show(report[s], key) for s in splits]
+        if any(text != "-" for text in shown):
+            lines.append(f"{label:24}" + "".join(f"{text:>10}" for text in shown))
+    if "diversity" in report:
+        real = f"   of real pictures {show(report, 'diversity_of_real')}" if "diversity_of_real" in report else ""
+        lines.append(f"{'diversity in a caption':24}{show(report, 'diversity'):>10}{real}")
+    if "modes" in report:
+        lines.append(f"{'modes found':24}{report['modes']['found']:>10}   of {report['modes']['of']} objects x colours x places")
+    return "\n".join(lines)
+
+
+def best_and_worst(shown: dict[str, Any], count: int = 8) -> Image.Image:
+    """A captioned grid: pictures that the judge (where it cannot read them, the discriminator) finds likeliest under their captions, then
+    those it finds unlikeliest; beside each a real one."""
+    order = np.argsort(-shown["score"])
+    chosen = [*order[:count], *order[-count:]]
+    return grid([[shown["images"][i], shown["examples"][i].image] for i in chosen], [shown["examples"][i].caption for i in chosen])
+
+
+def plot(runs: Sequence[str], out: pathlib.Path) -> None:
+    """Alignment of runs against images and against seconds, as a PNG. UserError where there is nothing to plot."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--plot needs the extra `eval`: pip install 'dallegan[eval]'") from None
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for name in runs:
+        path = pathlib.Path(name) / "metrics.jsonl"
+        try:
+            points = evaluated(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): name run directories of train.py") from None
+        if not points:
+            raise UserError(f"{path} has no `alignment`: train with --log.evaluate above 0 on storybook")
+        for axis, column in zip(axes, ("images", "seconds"), strict=True):
+            axis.plot([p[column] for p in points], [p["alignment"] for p in points], marker=".", label=pathlib.Path(name).name)
+    for axis, label in zip(axes, ("images", "seconds, all but compilation"), strict=True):
+        axis.set(xlabel=label, ylim=(0, 1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("alignment")
+    axes[0].legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    write(out, picture.getvalue())
+
+
+def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The evaluated lines of a metrics.jsonl, each with `seconds`: of the steps, evaluations and grids before it, all but compilation."""
+    points, seconds, images = [], 0.0, 0
+    for text in path.read_text().splitlines(keepends=True):
+        if text.endswith("\n"):  # a kill, or a write in progress, cuts the last one
+            line = json.loads(text)
+            seconds += (line["images"] - images) / line["images_per_second"]
+            images = line["images"]
+            if line.get("alignment") is not None:
+                points.append(line | {"seconds": round(seconds, 1)})
+    return points
+
+
+def write(path: pathlib.Path, data: bytes | str) -> None:
+    """A file, with its folder; UserError where that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def main() -> None:
+    """Parses the command line, measures or plots, prints and writes."""
+    args = tyro.cli(Args, prog="python -m dallegan.evaluate")
+    if args.plot:
+        plot(args.plot, args.out)
+        print(args.out)
+        return
+    model = load(args.model)
+    size = model.config.data.size
+    if args.data.size not in (None, size):
+        raise UserError(f"--data.size {args.data.size}: {args.model} draws {size} px; leave the flag out")
+    extract = make_extract()
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
+    report, shown = evaluate(model, config, args.n, args.seed, extract)
+    print(table(report))
+    asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": f"efficientnet-lite0 at {FEATURE_SIZE} px"}
+    if args.json:
+        write(args.json, json.dumps(about() | asked | report, indent=2))
+    if args.grid:
+        picture = io.BytesIO()
+        best_and_worst(shown).save(picture, "PNG")
+        write(args.grid, picture.getvalue())
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -1,0 +1,110 @@
+"""Distances between two sets of pictures, as pure jitted functions of their features f32[N, D]; rows are pictures.
+
+A block of 1,000 rows against a whole set is the most that is held at once, so that 50,000 x 1,280 features need a few GiB.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+BLOCK = 1000  # rows of a distance matrix held at once
+
+_matmul = functools.partial(jnp.matmul, precision="highest")  # full float32 where the default is TF32 or bfloat16
+
+
+@jax.jit
+def frechet_distance(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Squared Fréchet distance of the Gaussians fitted to two sets (arXiv 1706.08500, eq. 6).
+
+    With covariances AᵀA and BᵀB from the QR factors of the centred sets, Tr (AᵀA BᵀB)^½ is the nuclear norm of A Bᵀ: nothing is
+    squared, so that float32 keeps its digits, and fewer rows than dimensions do no harm.
+    """
+    (mean_a, a), (mean_b, b) = _gaussian(real), _gaussian(fake)
+    shared = jnp.sum(jnp.linalg.svd(_matmul(a, b.T), compute_uv=False))
+    return jnp.sum(jnp.square(mean_a - mean_b)) + jnp.sum(jnp.square(a)) + jnp.sum(jnp.square(b)) - 2 * shared
+
+
+def _gaussian(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean f32[D], and R of the unbiased covariance RᵀR."""
+    mean = jnp.mean(x, 0)
+    return mean, jnp.linalg.qr(x - mean, mode="r") / jnp.sqrt(x.shape[0] - 1)
+
+
+@functools.partial(jax.jit, static_argnames=("subsets", "size"))
+def kernel_distance(key: jax.Array, real: jax.Array, fake: jax.Array, subsets: int = 100, size: int = 1000) -> jax.Array:
+    """KID, f32[subsets]: the unbiased squared MMD under the kernel (x·y / D + 1)³ (arXiv 1801.01401) of `size` rows drawn from either
+    set, without replacement. Their mean is the estimate, their deviation what one subset scatters by. ValueError for a `size`
+    above either set's."""
+    if size > min(len(real), len(fake)):
+        raise ValueError(f"subsets of {size} rows from sets of {len(real)} and {len(fake)}")
+    kernel = lambda x, y: (_matmul(x, y.T) / x.shape[1] + 1) ** 3
+
+    def one(key: jax.Array) -> jax.Array:
+        a, b = (x[jax.random.permutation(k, x.shape[0])[:size]] for k, x in zip(jax.random.split(key), (real, fake), strict=True))
+        within = sum((jnp.sum(k) - jnp.trace(k)) / (size * (size - 1)) for k in (kernel(a, a), kernel(b, b)))
+        return within - 2 * jnp.mean(kernel(a, b))
+
+    return jax.lax.map(one, jax.random.split(key, subsets))
+
+
+def _squared_distances(row: jax.Array, x: jax.Array) -> jax.Array:
+    """f32[N] from one row f32[D] to every row of x f32[N, D]; under `lax.map` a matrix product."""
+    return jnp.maximum(jnp.sum(row * row) + jnp.sum(x * x, 1) - 2 * _matmul(x, row), 0)
+
+
+def _by_row(function, rows: jax.Array) -> jax.Array:
+    """`function` of each row."""
+    return jax.lax.map(function, rows, batch_size=min(BLOCK, rows.shape[0]))
+
+
+def _radii(x: jax.Array, k: int) -> jax.Array:
+    """f32[N]: squared distance of each row to its k-th nearest other row."""
+    return _by_row(lambda row: -jax.lax.top_k(-_squared_distances(row, x), k + 1)[0][k], x)
+
+
+def _hits(points: jax.Array, centres: jax.Array, radii: jax.Array) -> jax.Array:
+    """i32[M]: in how many balls each point lies."""
+    return _by_row(lambda point: jnp.sum(_squared_distances(point, centres) < radii), points)
+
+
+def _centred(real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both sets less the mean of the first: distances stay, and fewer digits cancel."""
+    mean = jnp.mean(real, 0)
+    return real - mean, fake - mean
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def precision_recall(real: jax.Array, fake: jax.Array, k: int = 3) -> tuple[jax.Array, jax.Array]:
+    """Improved precision and recall (arXiv 1904.06991, eq. 1-2): the share of generated pictures inside the k-nearest-neighbour ball of
+    some real one, and of real ones inside that of some generated one. Strictly inside, as the authors of density and coverage
+    have it: k + 1 equal pictures have a ball that nothing is in."""
+    real, fake = _centred(real, fake)
+    inside = lambda points, centres: jnp.mean(_hits(points, centres, _radii(centres, k)) > 0)
+    return inside(fake, real), inside(real, fake)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def density_coverage(real: jax.Array, fake: jax.Array, k: int = 5) -> tuple[jax.Array, jax.Array]:
+    """Density and coverage (arXiv 2002.09797, §3): in how many k-nearest-neighbour balls of real pictures a generated one lies, over k;
+    and the share of those balls with a generated picture inside."""
+    real, fake = _centred(real, fake)
+    radii = _radii(real, k)
+    nearest = _by_row(lambda row: jnp.min(_squared_distances(row, fake)), real)
+    return jnp.mean(_hits(fake, real, radii)) / k, jnp.mean(nearest < radii)
+
+
+@jax.jit
+def r_precision(similarity: jax.Array) -> jax.Array:
+    """R-precision with R = 1 (arXiv 1711.10485, §4): the share of pictures whose own caption is the most similar; f32[N, K] of N pictures
+    to K candidate captions each, the first of which is its own."""
+    return jnp.mean(jnp.argmax(similarity, 1) == 0)
+
+
+@jax.jit
+def diversity(features: jax.Array) -> jax.Array:
+    """Mean distance of two pictures of one caption; features f32[captions, n, D], n >= 2."""
+    n = features.shape[1]
+    centred = features - jnp.mean(features, 1, keepdims=True)
+    distances = jax.lax.map(lambda x: jnp.sum(jnp.sqrt(jax.vmap(_squared_distances, (0, None))(x, x))), centred)
+    return jnp.mean(distances) / (n * (n - 1))

