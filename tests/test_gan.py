@@ -46,8 +46,8 @@ def test_shapes(encoder, recipe):
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     text = gan.encode(params, tokens)
     assert text.sentence.shape == (3, 16)
-    assert text.tokens.shape == (3, 20, 16)
-    assert text.mask.shape == (3, 20)
+    assert text.tokens.shape == (3, 14, 16)
+    assert text.mask.shape == (3, 14)
     assert text.mask.dtype == bool
     h = gan.generate(params, text, noise)
     assert h.ndim == 4

@@ -18,6 +18,7 @@ from conftest import ROOT, tiny
 from PIL import Image
 
 import dallegan
+from dallegan import loop
 from dallegan.config import to_json
 from dallegan.errors import UserError
 from dallegan.loop import Diverged, train
@@ -47,11 +48,13 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert np.asarray(Image.open(grids[0])).std() > 10
 
 
-def test_a_run_of_32_pixels_is_judged(tmp_path):
-    train(tiny(workdir=str(tmp_path / "run"), steps=2, data__size=32, log__metrics=1000, log__evaluate=8))
+def test_what_evaluation_tells_is_logged_when_it_was_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_quick", lambda config: lambda model: {"alignment": float(model.sample("a red cat").mean()), "side": None})
+    train(tiny(workdir=str(tmp_path / "run"), log__metrics=1000, log__evaluate=24))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["images"] for line in lines] == [8, 16]
-    assert all(0 <= line["alignment"] <= 1 and 0 <= line["alignment_place"] <= 1 for line in lines)
+    assert [line["images"] for line in lines] == [24, 48]
+    assert lines[0]["alignment"] != lines[1]["alignment"]
+    assert lines[1]["side"] is None
 
 
 def test_training_then_sampling(finished):

@@ -27,7 +27,7 @@ def test_shapes(parts):
     batch = make_dataset(*parts)[0]
     assert batch["image"].shape == (8, 16, 16, 3)
     assert batch["image"].dtype == np.uint8
-    assert batch["tokens"].shape == batch["negative"].shape == (8, 20)
+    assert batch["tokens"].shape == batch["negative"].shape == (8, 14)
     assert (batch["tokens"] != batch["negative"]).any(1).all()
 
 
