@@ -5,6 +5,8 @@ import pathlib
 import statistics
 from collections.abc import Iterable
 
+from dallegan.evaluate import table as show
+
 HERE = pathlib.Path(__file__).parent
 Row = list[object]
 
@@ -53,6 +55,11 @@ def metric_sanity() -> str:
         text += f"{result['n']} real pictures of {result['size']} px against {result['n']} others:\n\n"
         text += table(["the others", *names], ([k, *v.values()] for k, v in rows.items())) + origin(result)
     return text
+
+
+def evaluation() -> str:
+    """What `dallegan.evaluate` printed of each model."""
+    return "".join(f"`{r['model']}`, {r['source']} at {r['size']} px:\n\n```\n{show(r)}\n```\n{origin(r)}" for r in read("evaluate_*.json"))
 
 
 def quality() -> str:
@@ -106,8 +113,9 @@ def data_speed() -> str:
 def main() -> None:
     """Writes the file; a section is there where its results are."""
     sections = {
-        "Training speed": ("train_speed*.json", train_speed), "Quality for equal seconds": ("quality*.json", quality),
-        "Stability": ("stability.jsonl", stability), "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
+        "Models": ("evaluate_*.json", evaluation), "Training speed": ("train_speed*.json", train_speed),
+        "Quality for equal seconds": ("quality*.json", quality), "Stability": ("stability.jsonl", stability),
+        "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
     text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: [LOG.md](LOG.md).\n"
