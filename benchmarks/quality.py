@@ -13,19 +13,15 @@ import sys
 import time
 
 import jax
+from train_speed import build
 
 from dallegan.cli import parse_config, run
 from dallegan.config import Config, check, from_json
-from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
 from dallegan.evaluate import evaluate, evaluated, make_extract, table
 from dallegan.loop import train
-from dallegan.optim import optimizer
-from dallegan.parallel import Runner
 from dallegan.runtime import about, restart_with_huge_pages
-from dallegan.sampling import load, make_gan
-from dallegan.state import init_state
-from dallegan.steps import make_train_step
+from dallegan.sampling import load
 
 POINTS = 12  # of the curve
 PICTURES = 2000  # of the final evaluation, of each split
@@ -33,11 +29,7 @@ PICTURES = 2000  # of the final evaluation, of each split
 
 def step_seconds(config: Config, steps: int = 20) -> float:
     """Mean wall seconds of a train step, with its data, after compilation."""
-    source = make_source(config)
-    tokenizer = make_tokenizer(source, config)
-    gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
-    batches = make_batches(make_dataset(source, tokenizer, config), config, 0)
+    _, _, runner, batches = build(config)
     state = runner.init()
     for i in range(steps + 3):
         if i == 3:

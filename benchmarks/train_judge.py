@@ -27,6 +27,7 @@ from dallegan.data.grammar import PLACES
 from dallegan.data.storybook import Storybook
 from dallegan.files import write_whole
 from dallegan.models.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
+from dallegan.models.layers import to_float
 from dallegan.parallel import compile_fast
 from dallegan.runtime import about, restart_with_huge_pages
 
@@ -84,7 +85,7 @@ def train(args: Args, data: dict[int, list[tuple[np.ndarray, Facts]]]):
             value = 0.0
             for k, (image, truth) in enumerate(zip(images, truths, strict=True)):
                 a, b, c = jax.random.split(jax.random.fold_in(key, k), 3)
-                x, truth = flipped(image.astype(jnp.float32) / 127.5 - 1, truth, jax.random.bernoulli(a, shape=image.shape[:1]))
+                x, truth = flipped(to_float(image), truth, jax.random.bernoulli(a, shape=image.shape[:1]))
                 deviation = args.noise * jax.random.uniform(b, (image.shape[0], 1, 1, 1))
                 value += loss(params, x + deviation * jax.random.normal(c, x.shape), truth)
             return value / len(images)

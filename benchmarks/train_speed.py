@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +16,15 @@ import optax
 from dallegan import losses
 from dallegan.cli import parse_config, run
 from dallegan.config import Config
-from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.data.pipeline import HostBatch, make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
+from dallegan.models.layers import to_float
 from dallegan.optim import ema_update, optimizer
 from dallegan.parallel import Runner, compile_fast
 from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
 from dallegan.state import GanState, init_state
-from dallegan.steps import Batch, make_train_step, penalty_stride, to_float
+from dallegan.steps import Batch, make_train_step, penalty_stride
 
 STEPS = 30
 
@@ -75,14 +77,19 @@ def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: G
     return times
 
 
-def main() -> None:
-    """Measures and prints JSON."""
-    config = parse_config(sys.argv[1:], prog="train_speed.py")
+def build(config: Config) -> tuple[Gan, optax.GradientTransformation, Runner, Iterator[HostBatch]]:
+    """What a run is made of."""
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
     runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
-    batches = make_batches(make_dataset(source, tokenizer, config), config, 0)
+    return gan, adam, runner, make_batches(make_dataset(source, tokenizer, config), config, 0)
+
+
+def main() -> None:
+    """Measures and prints JSON."""
+    config = parse_config(sys.argv[1:], prog="train_speed.py")
+    gan, adam, runner, batches = build(config)
     state, batch = runner.init(), runner.put(next(batches))
     start = time.perf_counter()
     runner.compile(state, batch)

@@ -6,14 +6,15 @@ and on drawn pictures with each other's captions.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
-import io
 import json
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,19 +33,20 @@ from dallegan.data.source import Example, Source
 from dallegan.data.storybook import Storybook, render
 from dallegan.errors import UserError
 from dallegan.files import write_whole
-from dallegan.image import grid
+from dallegan.image import grid, save_png
 from dallegan.models.efficientnet import EfficientNetLite0, load_params, weights_file
 from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
+from dallegan.models.layers import to_float
 from dallegan.runtime import about
 from dallegan.sampling import Model, load
-from dallegan.steps import to_float
 
 SUBSET = 1000  # of a KID estimate
 FEATURE_SIZE = 224  # px that pictures are resized to for the feature network: its own
 CHUNK = 50  # pictures through a network at once
 CANDIDATES = 100  # captions that R-precision chooses from
 WITHIN = (50, 8)  # captions, and pictures of each, for the diversity within a caption
+MODE = frozenset({"0.kind", "0.colour", "place"})  # what makes one
 Report = dict[str, Any]
 Extract = Callable[[np.ndarray], np.ndarray]
 
@@ -110,10 +112,14 @@ class Judged:
     def __init__(self, judge: Any, images: np.ndarray) -> None:
         self.seen: Facts = by_chunks(functools.partial(read, judge), images, "judge")
 
+    def right(self, said: Facts) -> dict[str, np.ndarray]:
+        """`judge.obeys`, bool[N] for each attribute and "all"."""
+        return {k: np.asarray(v) for k, v in obeys(self.seen, said).items()}
+
     def obedience(self, said: Facts) -> Report:
         """`alignment`: the share of pictures with all that their captions say; each attribute alone, where it is said; and `binding`:
         of captions with two colours, the share with each colour on its own object."""
-        right = {k: np.asarray(v) for k, v in obeys(self.seen, said).items()}
+        right = self.right(said)
         colours, count = np.asarray(said.things["colour"]), np.asarray(said.count)
         two = np.stack([count == 1, colours.min(1) >= 0, colours[:, 0] != colours[:, 1]]).all(0)
         asked = {k: (np.asarray(v) >= 0).any(1) for k, v in said.things.items()} | {"place": said.place >= 0, "side": count == 1}
@@ -154,10 +160,14 @@ def draw(model: Model, captions: Sequence[str], n: int, seed: int, what: str) ->
     """uint8[captions * n, S, S, 3]; equal captions would get equal pictures."""
     bar = tqdm(total=len(captions) * n, unit="img", desc=what, leave=False, disable=not sys.stderr.isatty())
     pieces = []
-    for piece in model.stream(captions, n, seed):
-        pieces.append(piece)
-        bar.update(len(piece))
+    with warnings.catch_warnings(record=True) as cut:  # a line for each caption that is too long would be many
+        warnings.simplefilter("always")
+        for piece in model.stream(captions, n, seed):
+            pieces.append(piece)
+            bar.update(len(piece))
     bar.close()
+    if cut:
+        warnings.warn(f"{what}: {len(cut)} of {len(captions)} captions were cut, the first with: {cut[0].message}", stacklevel=2)
     return np.concatenate(pieces)
 
 
@@ -202,7 +212,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, extract: Extra
         if judge is not None:
             said, judged = said_by(examples), Judged(judge, fake)
             part |= judged.obedience(said) | {"r_precision": judged.r_precision(said)}
-            right = np.asarray(obeys(judged.seen, said)["all"])
+            right = judged.right(said)["all"]
             for language in grammar.LANGUAGES:
                 part[f"alignment_{language}"] = share(right, np.array([e.truth[1].language == language for e in examples]))
             part["on_real"] = Judged(judge, real).obedience(said)
@@ -242,25 +252,25 @@ def modes(model: Model, judge: Any, seed: int) -> Report:
     ]  # fmt: skip
     article = lambda colour: "an" if colour[0] in "aeiou" else "a"
     said = [grammar.Caption(f"{article(s.things[0].colour)} {s.things[0].colour} {s.things[0].kind} {grammar.EN_PLACE[s.place]}", "en", MODE) for s in scenes]
-    right = obeys(Judged(judge, draw(model, [c.text for c in said], 1, seed, "modes")).seen, facts(scenes, said))["all"]
+    right = Judged(judge, draw(model, [c.text for c in said], 1, seed, "modes")).right(facts(scenes, said))["all"]
     return {"found": int(np.sum(right)), "of": len(scenes)}
 
 
-MODE = frozenset({"0.kind", "0.colour", "place"})
-
-
-def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report]:
+def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None:
     """What training asks of its model now and then, for n captions of `test`: `alignment`, and that of kind, colour, size and place
-    alone. Nothing where the judge cannot read the pictures or `log.evaluate` is 0."""
+    alone. None where the judge cannot read the pictures or `log.evaluate` is 0."""
     if config.data.source != "storybook" or config.data.size not in SIZES_READ or not config.log.evaluate:
-        return lambda model: {}
+        return None
     judge, source = load_judge(), make_source(config, "test")
     rng = np.random.default_rng(0)
     examples = [source.example(i, rng) for i in range(n)]
     captions, said = [e.caption for e in examples], said_by(examples)
 
     def quick(model: Model) -> Report:
-        found = Judged(judge, model.sample(captions)).obedience(said)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # captions too long for the model are cut in training too
+            images = model.sample(captions)
+        found = Judged(judge, images).obedience(said)
         return {"alignment": found["alignment"]} | {f"alignment_{name}": found[name] for name in ("kind", "colour", "size", "place")}
 
     return quick
@@ -330,9 +340,8 @@ def plot(runs: Sequence[str], out: pathlib.Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("alignment")
     axes[0].legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    write(out, picture.getvalue())
+    with writing(out):
+        figure.savefig(out, format="png", dpi=120)
 
 
 def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -348,11 +357,12 @@ def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
     return points
 
 
-def write(path: pathlib.Path, data: bytes | str) -> None:
-    """A file, with its folder; UserError where that cannot be."""
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Makes the folder of a file that is written inside; UserError where either fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
@@ -368,17 +378,20 @@ def main() -> None:
     size = model.config.data.size
     if args.data.size not in (None, size):
         raise UserError(f"--data.size {args.data.size}: {args.model} draws {size} px; leave the flag out")
+    for path in filter(None, (args.json, args.grid)):  # before minutes of work
+        with writing(path):
+            pass
     extract = make_extract()
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
     report, shown = evaluate(model, config, args.n, args.seed, extract)
     print(table(report))
     asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": f"efficientnet-lite0 at {FEATURE_SIZE} px"}
     if args.json:
-        write(args.json, json.dumps(about() | asked | report, indent=2))
+        with writing(args.json):
+            write_whole(args.json, json.dumps(about() | asked | report, indent=2))
     if args.grid:
-        picture = io.BytesIO()
-        best_and_worst(shown).save(picture, "PNG")
-        write(args.grid, picture.getvalue())
+        with writing(args.grid):
+            save_png(best_and_worst(shown), args.grid, {"model": args.model})
 
 
 if __name__ == "__main__":

@@ -104,13 +104,12 @@ def train(config: Config) -> None:
                 batch = runner.put(next(batches))
                 log.waited += time.perf_counter() - waited
             every = config.log
-            metrics_due, samples_due, evaluation_due, checkpoint_due = (
-                _due(step, images, config) for images in (every.metrics, every.samples, every.evaluate, every.checkpoint)
-            )
+            metrics_due, samples_due, checkpoint_due = (_due(step, images, config) for images in (every.metrics, every.samples, every.checkpoint))
+            evaluation_due = quick is not None and _due(step, every.evaluate, config)
             if metrics_due or samples_due or evaluation_due or checkpoint_due:
                 log.add(pending)
                 pending = None
-            if evaluation_due:
+            if quick and evaluation_due:
                 log.evaluated = quick(average(state))
             if metrics_due or evaluation_due:
                 log.write(step)
@@ -128,8 +127,8 @@ def train(config: Config) -> None:
 
 
 def _due(step: int, every: int, config: Config) -> bool:
-    """Whether a multiple of `every` images was passed in this step, or the run ends; never where `every` is 0."""
-    return every > 0 and (step == config.steps or step * config.batch // every != (step - 1) * config.batch // every)
+    """Whether a multiple of `every` images was passed in this step, or the run ends."""
+    return step == config.steps or step * config.batch // every != (step - 1) * config.batch // every
 
 
 def _claim(workdir: pathlib.Path, config: Config) -> None:

@@ -33,7 +33,7 @@ def about() -> dict[str, Any]:
     return {
         "command": " ".join(["python", _script(), *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-        "device": f"{len(os.sched_getaffinity(0))} cores of {_processor()}" if on_cpu else f"{jax.device_count()} x {device.device_kind}",
+        "device": f"{os.cpu_count()} cores of {_processor()}" if on_cpu else f"{jax.device_count()} x {device.device_kind}",
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
     }
 

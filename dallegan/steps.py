@@ -20,6 +20,7 @@ from dallegan.config import Config
 from dallegan.models.discriminator import Seen
 from dallegan.models.encoder import Text
 from dallegan.models.gan import Gan, Params
+from dallegan.models.layers import to_float
 from dallegan.optim import cosine, ema_decay, ema_update
 from dallegan.rng import Stream, stream
 from dallegan.state import GanState
@@ -27,11 +28,6 @@ from dallegan.state import GanState
 Batch = dict[str, jax.Array]  # image uint8[B, H, W, 3], tokens i32[B, T], negative i32[B, T]
 Metrics = dict[str, jax.Array]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
-
-
-def to_float(image: jax.Array) -> jax.Array:
-    """uint8 -> f32 in [-1, 1]."""
-    return image.astype(jnp.float32) / 127.5 - 1
 
 
 def penalty_stride(config: Config) -> int:

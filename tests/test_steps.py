@@ -8,10 +8,11 @@ from conftest import tiny
 from dallegan import losses
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
+from dallegan.models.layers import to_float
 from dallegan.optim import optimizer
 from dallegan.rng import Stream, stream
 from dallegan.state import init_state
-from dallegan.steps import make_train_step, to_float
+from dallegan.steps import make_train_step
 
 DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__beta1": 0.5, "loss__gamma": (0.0, 0.0)}
 

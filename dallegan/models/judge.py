@@ -18,7 +18,7 @@ import safetensors.flax
 
 from dallegan.data.grammar import COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene
 from dallegan.errors import UserError
-from dallegan.models.layers import Conv3, Residual, he, lrelu, space_to_depth
+from dallegan.models.layers import Conv3, Residual, he, lrelu, space_to_depth, to_float
 
 SIZES_READ = (32, 64)  # px
 VALUES: dict[str, tuple[str, ...]] = {"kind": OBJECTS, "colour": COLOURS, "size": SIZES, "pose": POSES}  # of each object
@@ -94,7 +94,7 @@ def load_judge(file: pathlib.Path = WEIGHTS) -> Params:
 def read(params: Params, image: jax.Array) -> Facts:
     """Log-probabilities of what uint8[B, S, S, 3] shows, S of 32 or 64; where a single object is likelier than two, both sides
     hold the mean of both readings."""
-    out = Judge().apply(params, image.astype(jnp.float32) / 127.5 - 1)
+    out = Judge().apply(params, to_float(image))
     assert isinstance(out, Facts)
     single = jnp.argmax(out.count, -1)[:, None, None] == 0
     return out.replace(things={k: jnp.where(single, jnp.mean(v, 1, keepdims=True), v) for k, v in out.things.items()})

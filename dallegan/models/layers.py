@@ -11,6 +11,11 @@ from jax.nn.initializers import Initializer, variance_scaling, zeros
 Dtype = Any
 
 
+def to_float(image: jax.Array) -> jax.Array:
+    """uint8 -> f32 in [-1, 1]."""
+    return image.astype(jnp.float32) / 127.5 - 1
+
+
 def lrelu(x: jax.Array) -> jax.Array:
     """Leaky ReLU of slope 0.2, the critic nonlinearity of DCGAN (arXiv 1511.06434) and StyleGAN."""
     return jax.nn.leaky_relu(x, 0.2)
