@@ -13,10 +13,12 @@ import numpy as np
 import tyro
 from PIL import Image, ImageFilter
 
+from dallegan import metrics
 from dallegan.cli import run
 from dallegan.data.grammar import OBJECTS
-from dallegan.data.storybook import Storybook
-from dallegan.evaluate import Judged, distances, make_extract, said_by
+from dallegan.data.storybook import Storybook, render
+from dallegan.evaluate import WITHIN, Judged, distances, said_by
+from dallegan.features import make_features
 from dallegan.models.judge import load_judge
 from dallegan.runtime import about, restart_with_huge_pages
 
@@ -32,7 +34,7 @@ class Args:
 def main() -> None:
     """Measures and prints JSON."""
     args = tyro.cli(Args, prog="metric_sanity.py")
-    extract, judge = make_extract(), load_judge()
+    extract, judge = make_features().extract, load_judge()
     source = Storybook(args.size, "test", 0, 2)
     examples = [source.example(i) for i in range(2 * args.n)]
     real, drawn = (np.stack([e.image for e in part]) for part in (examples[: args.n], examples[args.n :]))
@@ -40,24 +42,35 @@ def main() -> None:
     rng = np.random.default_rng(0)
     is_one = lambda i: all(OBJECTS.index(t.kind) % 4 == 0 for t in source.scene(i)[0].things)
     few = [source.example(i) for i in itertools.islice(filter(is_one, itertools.count(2 * args.n)), args.n)]
-    blur = lambda radius: np.stack([np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(radius))) for x in drawn])
-    noise = lambda deviation: np.clip(drawn + rng.normal(0, deviation, drawn.shape), 0, 255).round().astype(np.uint8)
+    blur = lambda images, radius: np.stack([np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(radius))) for x in images])
+    noise = lambda images, deviation: np.clip(images + rng.normal(0, deviation, images.shape), 0, 255).round().astype(np.uint8)
     order = np.roll(np.arange(args.n), 1)
-    cases = {
-        "as they are": (drawn, said),
-        "blurred, radius 1/64 of the side": (blur(args.size / 64), said),
-        "blurred, radius 2/64 of the side": (blur(args.size / 32), said),
-        "noise of deviation 10": (noise(10), said),
-        "noise of deviation 40": (noise(40), said),
-        "4 of the 16 kinds": (np.stack([e.image for e in few]), said_by(few)),
-        "captions shuffled": (drawn, said_by([examples[args.n + i] for i in order])),
+    scenes = [e.truth[0] for e in examples[: WITHIN[0]]]
+    again = np.stack([render(scene, args.size, 1000 * i + k) for i, scene in enumerate(scenes) for k in range(WITHIN[1])])  # by scene
+    spoil = {
+        "as they are": lambda x: x,
+        "blurred, radius 1/64 of the side": lambda x: blur(x, args.size / 64),
+        "blurred, radius 2/64 of the side": lambda x: blur(x, args.size / 32),
+        "noise of deviation 10": lambda x: noise(x, 10),
+        "noise of deviation 40": lambda x: noise(x, 40),
+    }
+    cases = {name: (spoilt(drawn), said, spoilt(again)) for name, spoilt in spoil.items()} | {
+        "4 of the 16 kinds": (np.stack([e.image for e in few]), said_by(few), None),
+        "captions shuffled": (drawn, said_by([examples[args.n + i] for i in order]), again.reshape(*WITHIN, *again.shape[1:]).swapaxes(0, 1)),
+        "every 4th picture, four times": (
+            np.repeat(drawn[::4], 4, 0),
+            said_by([examples[args.n + i // 4 * 4] for i in range(args.n)]),
+            np.repeat(again[::4], 4, 0),
+        ),
     }
     features = extract(real)
     rows = {}
-    for name, (images, captions) in cases.items():
+    for name, (images, captions, grouped) in cases.items():
         judged = Judged(judge, images)
         found = distances(features, extract(images)) | {"r_precision": judged.r_precision(captions)}
         found |= {k: v for k, v in judged.obedience(captions).items() if k in ("alignment", "binding")}
+        if grouped is not None:
+            found["diversity"] = float(metrics.diversity(extract(grouped.reshape(again.shape)).reshape(*WITHIN, -1)))
         rows[name] = {k: v if v is None else round(v, 6) for k, v in found.items()}
         print(name, rows[name], file=sys.stderr)
     print(json.dumps(about() | {"n": args.n, "size": args.size, "rows": rows}, indent=1))

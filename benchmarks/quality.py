@@ -18,26 +18,28 @@ from train_speed import build
 from dallegan.cli import parse_config, run
 from dallegan.config import Config, check, from_json
 from dallegan.errors import UserError
-from dallegan.evaluate import evaluate, evaluated, make_extract, table
+from dallegan.evaluate import evaluate, evaluated, table
+from dallegan.features import make_features
 from dallegan.loop import train
 from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import load
 
 POINTS = 12  # of the curve
+WARMUP, MEASURED = 10, 60.0  # steps, and then seconds, that the speed is measured over
 PICTURES = 2000  # of the final evaluation, of each split
 
 
-def step_seconds(config: Config, steps: int = 20) -> float:
-    """Mean wall seconds of a train step, with its data, after compilation."""
+def step_seconds(config: Config) -> float:
+    """Mean wall seconds of a train step, with its data, over the minute after compilation: the first steps of a process are slower."""
     _, _, runner, batches = build(config)
-    state = runner.init()
-    for i in range(steps + 3):
-        if i == 3:
-            jax.block_until_ready(state)
+    state, steps, start = runner.init(), 0, 0.0
+    while steps < WARMUP or time.perf_counter() - start < MEASURED:
+        if steps == WARMUP:
             start = time.perf_counter()
         state, _ = runner.step(state, runner.put(next(batches)))
-    jax.block_until_ready(state)
-    return (time.perf_counter() - start) / steps
+        jax.block_until_ready(state)
+        steps += 1
+    return (time.perf_counter() - start) / (steps - WARMUP)
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def main() -> None:
     points = [{k: v for k, v in p.items() if k in ("images", "seconds") or "alignment" in k} for p in evaluated(workdir / "metrics.jsonl")]
     if not points or points[-1]["images"] != config.images:
         raise UserError(f"{workdir} was stopped before its end: the same command goes on")
-    report, _ = evaluate(load(workdir), config, PICTURES, extract=make_extract())
+    report, _ = evaluate(load(workdir), config, PICTURES, features=make_features())
     print(table(report), file=sys.stderr)
     size = {"budget_seconds": budget, "steps": config.steps, "batch": config.batch}
     print(json.dumps(about() | size | {"seconds": points[-1]["seconds"], "curve": points, "final": report}, indent=1))

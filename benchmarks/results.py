@@ -42,7 +42,7 @@ def judge() -> str:
     """A row a set of renders."""
     (result,) = read("judge.json")
     names = list(next(iter(result["accuracy"].values())))
-    about = f"{result['parameters']:,} parameters, {result['bytes']:,} bytes, trained in {result['training_seconds'] // 60} min.\n\n"
+    about = f"{result['parameters']:,} parameters, {result['bytes']:,} bytes, trained by the two commands in `train_judge.py`.\n\n"
     return about + table(["real pictures", *names], ([k, *v.values()] for k, v in result["accuracy"].items())) + origin(result)
 
 

@@ -1,8 +1,8 @@
 """Measures a model: does it look real, is it diverse, does it obey the caption, how fast is it. `python -m dallegan.evaluate`.
 
-Distances are between EfficientNet-Lite0 features of real and of drawn pictures: comparable with each other for the same --n, never
-with a published FID. Obedience is what the judge reads (storybook only), between two calibrations: the same judge on real pictures,
-and on drawn pictures with each other's captions.
+Distances are between features of real and of drawn pictures (features.py), comparable for one network and one --n. Obedience is what
+the judge reads (storybook only), between two calibrations: the same judge on real pictures, and on drawn pictures with each other's
+captions.
 """
 
 import collections
@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +32,9 @@ from dallegan.data.pipeline import make_source
 from dallegan.data.source import Example, Source
 from dallegan.data.storybook import Storybook, render
 from dallegan.errors import UserError
+from dallegan.features import Features, by_chunks, make_features
 from dallegan.files import write_whole
 from dallegan.image import grid, save_png
-from dallegan.models.efficientnet import EfficientNetLite0, load_params, weights_file
 from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
 from dallegan.models.layers import to_float
@@ -42,13 +42,10 @@ from dallegan.runtime import about
 from dallegan.sampling import Model, load
 
 SUBSET = 1000  # of a KID estimate
-FEATURE_SIZE = 224  # px that pictures are resized to for the feature network: its own
-CHUNK = 50  # pictures through a network at once
 CANDIDATES = 100  # captions that R-precision chooses from
 WITHIN = (50, 8)  # captions, and pictures of each, for the diversity within a caption
 MODE = frozenset({"0.kind", "0.colour", "place"})  # what makes one
 Report = dict[str, Any]
-Extract = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,41 +64,22 @@ class Args:
     data: Data = dataclasses.field(default_factory=Data)
     n: int = 2000  # captions of each split
     seed: int = 0  # of the drawn pictures
+    features: Literal["efficientnet-lite0", "inception", "clip"] = "efficientnet-lite0"  # network that distances are measured in: KID and FD; FID; CLIPScore
+    weights: pathlib.Path | None = None  # file of that network's weights; default: the extra's own, or the usual cache
     json: pathlib.Path | None = None  # where to write the numbers as JSON
     grid: pathlib.Path | None = None  # where to write a PNG of the most and the least obedient pictures
     plot: tuple[str, ...] = ()  # run directories: draw their metrics.jsonl instead of measuring
     out: pathlib.Path = pathlib.Path("curves.png")  # of --plot
 
 
-def make_extract() -> Extract:
-    """uint8[N, S, S, 3] -> f32[N, 1280], by EfficientNet-Lite0. UserError where the extra is missing."""
-    params = {"params": load_params(weights_file())}
-    return lambda images: by_chunks(functools.partial(_features, params), images, "features")
-
-
-@jax.jit
-def _features(params: Params, images: jax.Array) -> Any:
-    return EfficientNetLite0().apply(params, jax.image.resize(to_float(images), (len(images), FEATURE_SIZE, FEATURE_SIZE, 3), "bilinear"))
-
-
-def by_chunks(function: Callable[[Any], Any], rows: Any, what: str) -> Any:
-    """`function` of 50 rows (of each array of a tree) at a time, the last chunk filled up, so that one program is compiled."""
-    total, parts = len(jax.tree.leaves(rows)[0]), []
-    for start in tqdm(range(0, total, CHUNK), desc=what, leave=False, disable=total < 1000 or not sys.stderr.isatty()):
-        chosen, kept = np.minimum(np.arange(start, start + CHUNK), total - 1), total - start
-        chunk = jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)
-        parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], function(chunk)))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def distances(real: np.ndarray, fake: np.ndarray) -> Report:
-    """KID and its deviation over subsets, FD (None of fewer pictures than features, where it means nothing), precision, recall, density
-    and coverage of features f32[N, D]."""
+def distances(real: np.ndarray, fake: np.ndarray, frechet: str = "fd") -> Report:
+    """KID and its deviation over subsets, the Fréchet distance under the name `frechet` (None of fewer pictures than features, where it
+    means nothing), precision, recall, density and coverage of features f32[N, D]."""
     a, b, n = jnp.asarray(real), jnp.asarray(fake), min(len(real), len(fake))
     kid = metrics.kernel_distance(jax.random.key(0), a, b, size=min(SUBSET, n // 2))  # of all rows each subset would be the same
     precision, recall = metrics.precision_recall(a, b)
     density, coverage = metrics.density_coverage(a, b)
-    report = {"kid": jnp.mean(kid), "kid_deviation": jnp.std(kid), "fd": metrics.frechet_distance(a, b) if n > a.shape[1] else None}
+    report = {"kid": jnp.mean(kid), "kid_deviation": jnp.std(kid), frechet: metrics.frechet_distance(a, b) if n > a.shape[1] else None}
     report |= {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
     return {name: None if value is None else float(value) for name, value in report.items()}
 
@@ -183,10 +161,10 @@ def said_by(examples: Iterable[Example]) -> Facts:
     return facts(scenes, captions)
 
 
-def evaluate(model: Model, config: Config, n: int, seed: int = 0, extract: Extract | None = None) -> tuple[Report, dict[str, Any]]:
+def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Features | None = None) -> tuple[Report, dict[str, Any]]:
     """The numbers, by split, and the pictures they are of: {"examples", "images", "score"} of the test split.
 
-    config: the model's, its `data` what to draw. extract: without it there are no distances. UserError where n is too small.
+    config: the model's, its `data` what to draw. features: without them there are no distances. UserError where n is too small.
     """
     if n < 50:
         raise UserError(f"--n {n}: distances of fewer than 50 pictures mean nothing; take at least 50")
@@ -220,23 +198,26 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, extract: Extra
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
         elif not shown:
             score = by_chunks(functools.partial(_critic, model.gan, model.params), {"image": fake, "tokens": model.tokenizer.encode(captions)}, "critic")
-        if extract is not None:
-            part |= distances(extract(real), extract(fake))
+        if features is not None:
+            drawn = features.extract(fake)
+            part |= distances(features.extract(real), drawn, features.frechet)
+            if features.read is not None:
+                part["clip_score"] = float(metrics.clip_score(jnp.asarray(drawn), jnp.asarray(features.read(captions))))
         report[split] = part
         if not shown:
             shown = {"examples": examples, "images": fake, "score": score}
-            report |= within_captions(model, source, examples, seed, extract)
+            report |= within_captions(model, source, examples, seed, features)
     if judge is not None:
         report["modes"] = modes(model, judge, seed)
     return report, shown
 
 
-def within_captions(model: Model, source: Source, examples: list[Example], seed: int, extract: Extract | None) -> Report:
+def within_captions(model: Model, source: Source, examples: list[Example], seed: int, features: Features | None) -> Report:
     """`diversity`: mean distance of two pictures of one caption, and of real ones of the same scene where the source can draw them."""
-    if extract is None:
+    if features is None:
         return {}
     few, n = examples[: WITHIN[0]], WITHIN[1]
-    group = lambda images: jnp.asarray(extract(images)).reshape(len(few), n, -1)
+    group = lambda images: jnp.asarray(features.extract(images)).reshape(len(few), n, -1)
     report = {"diversity": float(metrics.diversity(group(draw(model, [e.caption for e in few], n, seed, "diversity"))))}
     if isinstance(source, Storybook):
         again = np.stack([render(e.truth[0], source.size, 1000 * i + k) for i, e in enumerate(few) for k in range(n)])
@@ -277,8 +258,9 @@ def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None
 
 
 ROWS = {
-    "n": "pictures", "kid": "KID x 1000", "kid_deviation": "  deviation of a subset", "fd": "FD", "precision": "precision", "recall": "recall",
-    "density": "density", "coverage": "coverage", "alignment": "alignment", "on_real": "  of real pictures", "on_shuffled": "  of others' captions",
+    "n": "pictures", "kid": "KID x 1000", "kid_deviation": "  deviation of a subset", "fd": "FD", "fid": "FID", "clip_score": "CLIPScore",
+    "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
+    "alignment": "alignment", "on_real": "  of real pictures", "on_shuffled": "  of others' captions",
     "alignment_en": "  of English captions", "alignment_zh": "  of Chinese captions", **{name: f"  {name}" for name in (*VALUES, "place", "count", "side")},
     "binding": "  binding", "r_precision": "R-precision", "images_per_second": "images/s",
 }  # fmt: skip
@@ -381,11 +363,13 @@ def main() -> None:
     for path in filter(None, (args.json, args.grid)):  # before minutes of work
         with writing(path):
             pass
-    extract = make_extract()
+    features = make_features(args.features, args.weights)
+    if features.frechet == "fid" and args.n <= features.size:
+        raise UserError(f"--n {args.n}: FID needs more than {features.size} pictures; papers take 10000 to 50000")
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
-    report, shown = evaluate(model, config, args.n, args.seed, extract)
+    report, shown = evaluate(model, config, args.n, args.seed, features)
     print(table(report))
-    asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": f"efficientnet-lite0 at {FEATURE_SIZE} px"}
+    asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": features.about}
     if args.json:
         with writing(args.json):
             write_whole(args.json, json.dumps(about() | asked | report, indent=2))

@@ -102,6 +102,13 @@ def r_precision(similarity: jax.Array) -> jax.Array:
 
 
 @jax.jit
+def clip_score(image: jax.Array, text: jax.Array) -> jax.Array:
+    """CLIPScore (arXiv 2104.08718, §3): 2.5 max(cos, 0) of the embeddings f32[N, D] of pictures and of their captions, its mean."""
+    cosine = jnp.sum(image * text, 1) / (jnp.linalg.norm(image, axis=1) * jnp.linalg.norm(text, axis=1))
+    return 2.5 * jnp.mean(jnp.maximum(cosine, 0))
+
+
+@jax.jit
 def diversity(features: jax.Array) -> jax.Array:
     """Mean distance of two pictures of one caption; features f32[captions, n, D], n >= 2."""
     n = features.shape[1]

