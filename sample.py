@@ -1,4 +1,4 @@
-"""Draw captions: python sample.py PROMPT... [--model NAME|DIR] [--n N] [--seed S] [--truncation T] [--out DIR]"""
+"""Draw captions: python sample.py PROMPT... [--model NAME|DIR] [--n N] [--seed S] [--truncation T] [--best-of K] [--out DIR]"""
 
 import dataclasses
 import pathlib
@@ -22,6 +22,7 @@ class Args:
     n: int = 4  # pictures of each prompt
     seed: int = 0  # the same seed gives the same pictures
     truncation: float = 1.0  # scale of the noise: below 1 less variety, more typical pictures
+    best_of: int = 1  # draw so many for each picture and keep the one that the discriminator scores highest
     out: pathlib.Path = pathlib.Path("samples")  # directory for the PNGs
 
 
@@ -32,10 +33,12 @@ def main() -> None:
         raise UserError('no prompt: say what to draw, for example: python sample.py "a big brown bear standing in the snow"')
     if args.n < 1:
         raise UserError(f"--n {args.n}: must be at least 1")
+    if args.best_of < 1:
+        raise UserError(f"--best-of {args.best_of}: must be at least 1")
     if any(not prompt.strip() for prompt in args.prompts):
         raise UserError("a prompt is empty: say what to draw")
     model = dallegan.load(args.model)
-    for path in write_samples(model, args.prompts, args.out, args.n, args.seed, args.truncation):
+    for path in write_samples(model, args.prompts, args.out, args.n, args.seed, args.truncation, args.best_of):
         print(path)
 
 

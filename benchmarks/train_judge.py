@@ -15,21 +15,19 @@ import pathlib
 import sys
 import time
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors.flax
 import tyro
 from tqdm import tqdm
 
 from dallegan.cli import run
 from dallegan.data.grammar import PLACES
 from dallegan.data.storybook import Storybook
-from dallegan.files import write_whole
 from dallegan.models.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
 from dallegan.models.layers import to_float
+from dallegan.models.weights import write_weights
 from dallegan.parallel import compile_fast
 from dallegan.runtime import about, restart_with_huge_pages
 
@@ -145,8 +143,7 @@ def main() -> None:
         start = time.perf_counter()
         params = train(args, data)
         seconds = time.perf_counter() - start
-        flat = flax.traverse_util.flatten_dict(params, sep="/")
-        write_whole(WEIGHTS, safetensors.flax.save({name: x.astype(jnp.bfloat16) for name, x in flat.items()}))
+        write_weights(WEIGHTS, params)
         params = load_judge()
         result, tables = {}, {}
         for split in ("test", "heldout"):
@@ -155,7 +152,7 @@ def main() -> None:
                     name = f"{split} {size} px, {'1 object' if n == 1 else '1 or 2 objects'}"
                     result[name], tables[name] = measure(params, *render_all(pool, Storybook(size, split, args.seed + 1, n), args.measured))
     values = VALUES | {"place": PLACES}
-    size = {"training_seconds_of_this_command": round(seconds), "parameters": sum(x.size for x in flat.values()), "bytes": WEIGHTS.stat().st_size}
+    size = {"training_seconds_of_this_command": round(seconds), "parameters": sum(x.size for x in jax.tree.leaves(params)), "bytes": WEIGHTS.stat().st_size}
     print(json.dumps(about() | size | {"accuracy": result, "values": values, "confusion (rows: true)": tables}))
 
 

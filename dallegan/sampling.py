@@ -18,10 +18,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from dallegan.checkpoint import Checkpoints
-from dallegan.config import Config, check, from_json
+from dallegan.config import Config, check, from_json, to_json
 from dallegan.errors import UserError
+from dallegan.files import write_whole
 from dallegan.image import grid, save_png
 from dallegan.models.gan import Gan, Params
+from dallegan.models.layers import to_float
+from dallegan.models.weights import read_weights, write_weights
 from dallegan.optim import optimizer
 from dallegan.parallel import compute_dtype
 from dallegan.rng import Stream, stream
@@ -29,6 +32,7 @@ from dallegan.state import init_state
 from dallegan.tokenizer import Tokenizer
 
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
+WEIGHTS = "model.safetensors"
 GRID_ROWS = 64  # prompts shown in the grid
 
 
@@ -40,6 +44,11 @@ def to_uint8(image: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _draw(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.Array:
     return to_uint8(gan.draw(params, tokens, noise))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
+    return gan.discriminate(params, to_float(image), tokens)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -58,29 +67,56 @@ class Model:
     tokenizer: Tokenizer
     config: Config
 
-    def sample(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0) -> np.ndarray:
+    def sample(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0, best_of: int = 1) -> np.ndarray:
         """uint8[len(captions) * n, H, W, 3]: n pictures of each caption, caption by caption.
 
         captions: strings, or token ids i32[B, T] or i32[T] from `tokenizer.encode`. truncation: the noise is scaled by it;
-        below 1 gives less variety and more typical pictures (arXiv 1809.11096, §3.1). The same caption, seed and place
-        among the n gives the same pixels, whatever else is asked for. UserError for an empty caption or n < 1.
+        below 1 gives less variety and more typical pictures (arXiv 1809.11096, §3.1). best_of: each picture is the one of so many that
+        the discriminator scores highest (discriminator rejection sampling, arXiv 1810.06758, with a fixed number of draws). The same
+        caption, seed and place among the n gives the same pixels, whatever else is asked for. UserError for an empty caption or n < 1.
         """
-        return np.concatenate(list(self.stream(captions, n, seed, truncation)))
+        return np.concatenate(list(self.stream(captions, n, seed, truncation, best_of)))
 
-    def stream(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0) -> Iterator[np.ndarray]:
+    def stream(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0, best_of: int = 1) -> Iterator[np.ndarray]:
         """`sample` in pieces of at most 16 pictures, for long lists at constant memory."""
-        if n < 1:
-            raise UserError(f"n = {n}: ask for at least one picture")
+        if n < 1 or best_of < 1:
+            raise UserError(f"n = {n}, best of {best_of}: ask for at least one picture")
         if not 0 <= seed < 2**32 or not math.isfinite(truncation):
             raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
         tokens = self._tokens(captions)
-        key = stream(seed, 0, Stream.SAMPLE)
+        key, size = stream(seed, 0, Stream.SAMPLE), self.config.data.size
+        held, scores = np.zeros((0, size, size, 3), np.uint8), np.zeros(0, np.float32)  # of groups not yet whole
+        for images, score in self._candidates(tokens, n * best_of, key, truncation, scored=best_of > 1):
+            held, scores = np.concatenate([held, images]), np.concatenate([scores, score])
+            whole = len(held) // best_of * best_of
+            best = np.argmax(scores[:whole].reshape(-1, best_of), 1) + np.arange(0, whole, best_of)
+            yield held[best]
+            held, scores = held[whole:], scores[whole:]
+
+    def _candidates(self, tokens: np.ndarray, n: int, key: jax.Array, truncation: float, scored: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Pictures, at most 16 at once, and the discriminator's scores of them (zeros unless `scored`)."""
         marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
         total = len(tokens) * n
         for start in range(0, total, CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
             noise = truncation * _noise(self.gan.model.noise, key, marks[rows // n], (rows % n).astype(np.uint32))
-            yield np.asarray(_draw(self.gan, self.params, tokens[rows // n], noise))[: total - start]
+            images = _draw(self.gan, self.params, tokens[rows // n], noise)
+            score = _score(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
+            yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Writes what `load` reads into a new folder: config.json, tokenizer.model and bfloat16 weights, a tenth of a checkpoint's size.
+
+        The same pictures come out, to bfloat16's three digits in the weights. UserError where the folder cannot be written to.
+        """
+        folder = pathlib.Path(folder).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "config.json", to_json(self.config))
+            self.tokenizer.save(folder / "tokenizer.model")
+            write_weights(folder / WEIGHTS, self.params)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
 
     def _tokens(self, captions: Sequence[str] | str | np.ndarray) -> np.ndarray:
         if isinstance(captions, str):
@@ -102,9 +138,10 @@ def make_gan(config: Config, vocab: int) -> Gan:
 
 
 def load(path: str | pathlib.Path) -> Model:
-    """The model of a run directory (as `train.py` writes it). UserError where there is none."""
+    """The model of a run directory (as `train.py` writes it) or of a folder that `Model.save` wrote. UserError where there is none."""
     folder = pathlib.Path(path).expanduser()
-    missing = [name for name in ("config.json", "tokenizer.model", "checkpoints") if not (folder / name).exists()]
+    saved = (folder / WEIGHTS).exists()
+    missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
     if missing:
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
         raise UserError(f"{path} is not a model: {reason}. Train one with: python train.py")
@@ -115,6 +152,8 @@ def load(path: str | pathlib.Path) -> Model:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     tokenizer = Tokenizer.load(folder / "tokenizer.model", config.text.length)
     gan = make_gan(config, tokenizer.size)
+    if saved:
+        return Model(gan, read_weights(folder / WEIGHTS, jax.eval_shape(gan.init, jax.random.key(0))), tokenizer, config)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
@@ -127,7 +166,9 @@ def load(path: str | pathlib.Path) -> Model:
     return Model(gan, {"generator": state.ema, "discriminator": state.params["discriminator"]}, tokenizer, config)
 
 
-def write_samples(model: Model, prompts: Sequence[str], out: pathlib.Path, n: int = 4, seed: int = 0, truncation: float = 1.0) -> Iterator[pathlib.Path]:
+def write_samples(
+    model: Model, prompts: Sequence[str], out: pathlib.Path, n: int = 4, seed: int = 0, truncation: float = 1.0, best_of: int = 1
+) -> Iterator[pathlib.Path]:
     """Writes one PNG a picture, its prompt and seed in its metadata, then a captioned grid of the first prompts; yields the paths.
 
     Names come from the prompts; nothing is ever overwritten. UserError where `out` cannot be written to.
@@ -135,7 +176,7 @@ def write_samples(model: Model, prompts: Sequence[str], out: pathlib.Path, n: in
     try:
         out.mkdir(parents=True, exist_ok=True)
         kept: list[np.ndarray] = []
-        pictures = (picture for piece in model.stream(prompts, n, seed, truncation) for picture in piece)
+        pictures = (picture for piece in model.stream(prompts, n, seed, truncation, best_of) for picture in piece)
         for i, picture in enumerate(tqdm(pictures, total=len(prompts) * n, unit="img", disable=len(prompts) * n < 64 or not sys.stderr.isatty())):
             prompt, k = prompts[i // n], i % n
             path = free_path(out, f"{slug(prompt)}-s{seed}-{k}")

@@ -8,7 +8,7 @@ FLOORS = [
     ["errors", "files"],
     ["config", "rng", "tokenizer", "image", "data.source", "data.art", "data.grammar"],
     ["data.sprites"],
-    ["models.layers", "models.efficientnet", "metrics"],
+    ["models.layers", "models.efficientnet", "models.weights", "metrics"],
     ["models.encoder", "data.storybook", "data.emoji", "data.folder"],
     ["models.generator", "models.judge"],
     ["models.decoder", "models.discriminator"],

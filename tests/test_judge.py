@@ -88,7 +88,7 @@ def test_weights_are_small_and_checked(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_judge(tmp_path / "damaged")
     safetensors.flax.save_file({"a": jnp.ones(3)}, tmp_path / "other")
-    with pytest.raises(UserError, match="not the judge's weights"):
+    with pytest.raises(UserError, match="another network"):
         load_judge(tmp_path / "other")
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -17,8 +18,8 @@ BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the dese
 
 @pytest.fixture(scope="module")
 def model():
-    config = tiny()
-    tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, 20)
+    config = tiny(text__length=20)
+    tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, config.text.length)
     gan = make_gan(config, tokenizer.size)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), jax.jit(gan.init)(jax.random.key(0)))
     return Model(gan, params, tokenizer, config)
@@ -95,3 +96,32 @@ def test_load_of_what_is_not_a_model(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="not a dallegan configuration"):
         dallegan.load(tmp_path)
+
+
+def test_best_of_keeps_what_the_discriminator_scores_highest(model):
+    tokens = model.tokenizer.encode([BEAR, CAR])
+    many = model.sample(tokens, n=15, seed=4)  # groups of three do not end where chunks do
+    score = model.gan.discriminate(model.params, many / np.float32(127.5) - 1, np.repeat(tokens, 15, 0)).reshape(-1, 3)
+    best = many.reshape(10, 3, *many.shape[1:])[np.arange(10), np.argmax(score, 1)]
+    assert (model.sample(tokens, n=5, seed=4, best_of=3) == best).all()
+    with pytest.raises(UserError, match="best of 0"):
+        model.sample(tokens, best_of=0)
+
+
+def test_a_saved_model_is_the_model(model, tmp_path):
+    model.save(tmp_path / "new" / "saved")
+    again = dallegan.load(tmp_path / "new" / "saved")
+    assert again.config == model.config
+    assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
+    rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype("float32"), model.params)
+    np.testing.assert_array_equal(again.sample([BEAR], n=2), dataclasses.replace(model, params=rounded).sample([BEAR], n=2))
+    np.testing.assert_allclose(again.sample([BEAR], n=2).astype(float), model.sample([BEAR], n=2), atol=16)
+    weights = tmp_path / "new" / "saved" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="weights cannot be read"):
+        dallegan.load(weights.parent)
+    dataclasses.replace(model, params={"generator": model.params["generator"]}).save(weights.parent)
+    with pytest.raises(UserError, match="another network"):
+        dallegan.load(weights.parent)
+    with pytest.raises(UserError, match="cannot write"):
+        model.save(weights / "x")

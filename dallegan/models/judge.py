@@ -9,16 +9,13 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.flax
 
 from dallegan.data.grammar import COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene
-from dallegan.errors import UserError
 from dallegan.models.layers import Conv3, Residual, he, lrelu, space_to_depth, to_float
+from dallegan.models.weights import read_weights
 
 SIZES_READ = (32, 64)  # px
 VALUES: dict[str, tuple[str, ...]] = {"kind": OBJECTS, "colour": COLOURS, "size": SIZES, "pose": POSES}  # of each object
@@ -79,15 +76,7 @@ class Judge(nn.Module):
 
 def load_judge(file: pathlib.Path = WEIGHTS) -> Params:
     """The shipped parameters, in float32. UserError where the file is missing, damaged or another network's."""
-    expected: Any = jax.eval_shape(Judge().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    shapes = jax.tree.map(lambda x: x.shape, flax.traverse_util.flatten_dict(expected, sep="/"))
-    try:
-        arrays = safetensors.flax.load_file(file)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file}: the judge's weights cannot be read: {error}") from None
-    if jax.tree.map(lambda x: x.shape, arrays) != shapes:
-        raise UserError(f"{file}: not the judge's weights")
-    return flax.traverse_util.unflatten_dict({name: x.astype(jnp.float32) for name, x in arrays.items()}, sep="/")
+    return read_weights(file, jax.eval_shape(Judge().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
 
 
 @jax.jit
