@@ -1,12 +1,45 @@
-"""Differentiable augmentation: what the discriminator sees of real and generated pictures alike (arXiv 2006.10738)."""
+"""Differentiable augmentation (arXiv 2006.10738): what the discriminator sees of real and generated pictures alike.
 
+The generator is never punished for what augmentation does, as both kinds pass through it and the gradient passes back through it.
+"""
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 
+from dallegan.config import LossConfig
 
-def draw_offsets(key: jax.Array, count: int, reach: int) -> jax.Array:
-    """i32[count, 2]: how far each picture is moved down and right, plus `reach`; uniform over -reach..reach pixels."""
-    return jax.random.randint(key, (count, 2), 0, 2 * reach + 1)
+
+class Draws(flax.struct.PyTreeNode):
+    """What is random about the augmentation of each picture."""
+
+    offset: jax.Array  # i32[B, 2] in 0..2 reach, down and right
+    colour: jax.Array  # f32[B, 3] in [-1, 1]: brightness, saturation, contrast
+    cutout: jax.Array  # f32[B, 2] in [0, 1): centre of the blanked square
+
+
+def draw(key: jax.Array, count: int, reach: int) -> Draws:
+    """For `count` pictures, shifts of up to `reach` pixels."""
+    offset = jax.random.randint(key, (count, 2), 0, 2 * reach + 1)
+    colour = jax.random.uniform(jax.random.fold_in(key, 1), (count, 3), minval=-1)
+    return Draws(offset, colour, jax.random.uniform(jax.random.fold_in(key, 2), (count, 2)))
+
+
+def augment(image_BHWC: jax.Array, draws: Draws, loss: LossConfig, reach: int) -> jax.Array:
+    """Colour, shift and cutout of pictures f32[B, H, W, 3] in [-1, 1], those that are not off."""
+    x = colour(image_BHWC, draws.colour * loss.colour) if loss.colour else image_BHWC
+    x = shift(x, draws.offset, reach) if reach else x
+    return cutout(x, draws.cutout, loss.cutout) if loss.cutout else x
+
+
+def colour(image_BHWC: jax.Array, strength_B3: jax.Array) -> jax.Array:
+    """Adds to brightness (up to ±0.5 at strength 1), multiplies the distance from grey (0 to 2) and from the picture's mean (0.5 to 1.5)."""
+    brightness, saturation, contrast = (strength_B3[:, i, None, None, None] for i in range(3))
+    x = image_BHWC + 0.5 * brightness
+    grey = jnp.mean(x, 3, keepdims=True)
+    x = grey + (x - grey) * (1 + saturation)
+    mean = jnp.mean(x, (1, 2, 3), keepdims=True)
+    return mean + (x - mean) * (1 + 0.5 * contrast)
 
 
 def shift(image_BHWC: jax.Array, offset_B2: jax.Array, reach: int) -> jax.Array:
@@ -15,7 +48,11 @@ def shift(image_BHWC: jax.Array, offset_B2: jax.Array, reach: int) -> jax.Array:
     A discriminator that reads patches has gradients with the patches' period. As a picture meets that grid at a new place
     each time, the generator cannot lock on to it, and no pattern of the patch size grows in flat areas.
     """
-    if not reach:
-        return image_BHWC
     padded = jnp.pad(image_BHWC, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), image_BHWC.shape[1:]))(padded, offset_B2)
+
+
+def cutout(image_BHWC: jax.Array, centre_B2: jax.Array, side: float) -> jax.Array:
+    """Blanks a square of `side` picture sides around a centre, as far as it lies inside."""
+    near = [jnp.abs((jnp.arange(n) + 0.5) / n - centre_B2[:, i, None]) < side / 2 for i, n in enumerate(image_BHWC.shape[1:3])]
+    return jnp.where((near[0][:, :, None] & near[1][:, None, :])[..., None], 0.0, image_BHWC)

@@ -64,6 +64,8 @@ class LossConfig:
     matching: float = 1.0  # weight of the caption-matching term
     contrast: tuple[float, float] = (1.0, 1.0)  # weight of the contrastive term over the batch: discriminator's, generator's
     shift: float = 0.0625  # each picture shown to the discriminator is moved by up to this share of its side
+    colour: float = 0.0  # and its brightness, saturation and contrast are changed: 1 as much as in arXiv 2006.10738, for small data
+    cutout: float = 0.0  # and a square of this share of its side is blanked, likewise: 0.5 there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +170,9 @@ def check(config: Config) -> None:
         raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
     if m.recipe == "dcgan" and any(c.loss.contrast):
         raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
-    if c.loss.shift >= 1:
-        raise UserError(f"--loss.shift {c.loss.shift}: a share of the picture's side, below 1")
+    for name, share in {"shift": c.loss.shift, "cutout": c.loss.cutout}.items():
+        if share >= 1:
+            raise UserError(f"--loss.{name} {share}: a share of the picture's side, below 1")
 
 
 def _folders() -> list[pathlib.Path]:

@@ -199,8 +199,10 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
         elif not shown:
             score = by_chunks(functools.partial(_critic, model.gan, model.params), {"image": fake, "tokens": model.tokenizer.encode(captions)}, "critic")
         if features is not None:
-            drawn = features.extract(fake)
-            part |= distances(features.extract(real), drawn, features.frechet)
+            drawn, known = features.extract(fake), features.extract(real)
+            part |= distances(known, drawn, features.frechet)
+            if split == "train":
+                part["memorized"] = float(metrics.memorized(jnp.asarray(known), jnp.asarray(drawn)))
             if features.read is not None:
                 part["clip_score"] = float(metrics.clip_score(jnp.asarray(drawn), jnp.asarray(features.read(captions))))
         report[split] = part
@@ -259,7 +261,7 @@ def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None
 
 ROWS = {
     "n": "pictures", "kid": "KID x 1000", "kid_deviation": "  deviation of a subset", "fd": "FD", "fid": "FID", "clip_score": "CLIPScore",
-    "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage",
+    "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage", "memorized": "memorized",
     "alignment": "alignment", "on_real": "  of real pictures", "on_shuffled": "  of others' captions",
     "alignment_en": "  of English captions", "alignment_zh": "  of Chinese captions", **{name: f"  {name}" for name in (*VALUES, "place", "count", "side")},
     "binding": "  binding", "r_precision": "R-precision", "images_per_second": "images/s",

@@ -95,6 +95,19 @@ def density_coverage(real: jax.Array, fake: jax.Array, k: int = 5) -> tuple[jax.
 
 
 @jax.jit
+def memorized(real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Share of generated pictures that replicate one of the training set: nearer to it than a third of the way to the next (arXiv 2310.02664,
+    §2). Of a set's own pictures all do, of fresh ones from the same distribution none or few."""
+    real, fake = _centred(real, fake)
+
+    def one(row: jax.Array) -> jax.Array:
+        nearest = -jax.lax.top_k(-_squared_distances(row, real), 2)[0]
+        return nearest[0] < nearest[1] / 9
+
+    return jnp.mean(_by_row(one, fake))
+
+
+@jax.jit
 def r_precision(similarity: jax.Array) -> jax.Array:
     """R-precision with R = 1 (arXiv 1711.10485, §4): the share of pictures whose own caption is the most similar; f32[N, K] of N pictures
     to K candidate captions each, the first of which is its own."""

@@ -11,7 +11,7 @@ class Stream(enum.IntEnum):
     INIT = 0
     NOISE = 1
     SAMPLE = 2
-    SHIFT = 3
+    AUGMENT = 3
 
 
 def stream(seed: int, step: int | jax.Array, name: Stream) -> jax.Array:

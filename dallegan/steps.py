@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from dallegan import losses
-from dallegan.augment import draw_offsets, shift
+from dallegan.augment import Draws, augment, draw
 from dallegan.config import Config
 from dallegan.models.discriminator import Seen
 from dallegan.models.encoder import Text
@@ -44,19 +44,19 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     def mean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis) if axis else tree
 
-    def mine(every: jax.Array, rows: int) -> jax.Array:
+    def mine(every: Any, rows: int) -> Any:
         """This device's rows of what was drawn for the global batch."""
-        return jax.lax.dynamic_slice_in_dim(every, jax.lax.axis_index(axis) * rows, rows) if axis else every
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * rows, rows), every) if axis else every
 
     def everywhere(tree: Any) -> Any:
         """The rows of all devices."""
         return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), tree) if axis else tree
 
-    def both_losses(params: Params, batch: Batch, gamma: jax.Array, z: jax.Array, offset: jax.Array) -> tuple[jax.Array, Metrics]:
+    def both_losses(params: Params, batch: Batch, gamma: jax.Array, z: jax.Array, draws: Draws) -> tuple[jax.Array, Metrics]:
         """The two losses' sum, whose gradient is each player's own: the other's parameters are behind a stop_gradient."""
         still = jax.lax.stop_gradient
         tokens, negative, b = batch["tokens"], batch["negative"], batch["tokens"].shape[0]
-        real, fake = (shift(image, offset, reach) for image in (to_float(batch["image"]), gan.draw(params, tokens, z)))
+        real, fake = (augment(image, draws, loss, reach) for image in (to_float(batch["image"]), gan.draw(params, tokens, z)))
         all_tokens, all_negatives = everywhere((tokens, negative))
         same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
 
@@ -100,9 +100,9 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     def train_step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         rows = batch["image"].shape[0]
         gamma = cosine(*loss.gamma, state.step / config.steps)
-        offset = mine(draw_offsets(stream(config.seed, state.step, Stream.SHIFT), config.batch, reach), rows)
+        draws = mine(draw(stream(config.seed, state.step, Stream.AUGMENT), config.batch, reach), rows)
         z = mine(jax.random.normal(stream(config.seed, state.step, Stream.NOISE), (config.batch, gan.model.noise)), rows)
-        grads, metrics = mean(jax.grad(both_losses, has_aux=True)(state.params, batch, gamma, z, offset))
+        grads, metrics = mean(jax.grad(both_losses, has_aux=True)(state.params, batch, gamma, z, draws))
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = ema_update(state.ema, params["generator"], ema_decay(config, state.step))

@@ -116,6 +116,7 @@ def test_a_folder(untrained, features, tmp_path):
     report, shown = evaluation.evaluate(untrained, config, 2000, features=features)
     assert report["train"]["n"] == 50
     assert report["train"]["kid"] > 0
+    assert report["train"]["memorized"] == 0
     assert "alignment" not in report["train"]
     assert len(set(shown["score"].tolist())) > 1  # the discriminator's
 

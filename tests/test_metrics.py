@@ -86,3 +86,10 @@ def test_r_precision_and_diversity():
 def test_clip_score():
     image, text = jnp.asarray([[3.0, 0], [0, 2]]), jnp.asarray([[1.0, 1], [0, -1]])
     assert float(metrics.clip_score(image, text)) == pytest.approx(2.5 * (np.sqrt(0.5) + 0) / 2, rel=1e-5)
+
+
+def test_memorized():
+    real, fresh = jax.random.normal(jax.random.key(0), (2, 300, 64))
+    assert float(metrics.memorized(real, fresh)) == 0
+    assert float(metrics.memorized(real, real)) == 1
+    assert float(metrics.memorized(real, jnp.concatenate([real[:75] + 0.1 * fresh[:75], fresh[75:]]))) == pytest.approx(0.25)
