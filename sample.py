@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 import dallegan
-from dallegan.cli import run
+from dallegan.cli import parse, run
 from dallegan.errors import UserError
 from dallegan.sampling import write_samples
 
@@ -28,7 +28,7 @@ class Args:
 
 def main() -> None:
     """Parses the command line, loads the model, draws and writes."""
-    args = tyro.cli(Args, prog="sample.py")
+    args = parse(Args, "sample.py")
     if not args.prompts:
         raise UserError('no prompt: say what to draw, for example: python sample.py "a big brown bear standing in the snow"')
     if args.n < 1:

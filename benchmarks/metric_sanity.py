@@ -10,11 +10,10 @@ import sys
 from typing import Literal
 
 import numpy as np
-import tyro
 from PIL import Image, ImageFilter
 
 from dallegan import metrics
-from dallegan.cli import run
+from dallegan.cli import parse, run
 from dallegan.data.grammar import OBJECTS
 from dallegan.data.storybook import Storybook, render
 from dallegan.evaluate import WITHIN, Judged, distances, said_by
@@ -33,7 +32,7 @@ class Args:
 
 def main() -> None:
     """Measures and prints JSON."""
-    args = tyro.cli(Args, prog="metric_sanity.py")
+    args = parse(Args, "metric_sanity.py")
     extract, judge = make_features().extract, load_judge()
     source = Storybook(args.size, "test", 0, 2)
     examples = [source.example(i) for i in range(2 * args.n)]

@@ -15,10 +15,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 import dallegan
-from dallegan.cli import run
+from dallegan.cli import parse, run
 from dallegan.runtime import about
 from dallegan.sampling import to_uint8
 
@@ -50,7 +49,7 @@ def shell(model: str, repeats: int, cache: str | None) -> float:
 
 def main() -> None:
     """Measures and prints JSON."""
-    args = tyro.cli(Args, prog="sample_speed.py")
+    args = parse(Args, "sample_speed.py")
     with tempfile.TemporaryDirectory() as cache:
         result = {"shell_to_png_seconds": {"cold": round(shell(args.model, args.repeats, None), 2), "cached": round(shell(args.model, args.repeats, cache), 2)}}
     model = dallegan.load(args.model)

@@ -13,13 +13,12 @@ import tempfile
 import time
 
 import numpy as np
-import tyro
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import dallegan
-from dallegan.cli import run
+from dallegan.cli import parse, run
 from dallegan.config import Config, DataConfig, LogConfig, load_preset
 from dallegan.data.pipeline import make_source
 from dallegan.evaluate import Judged, said_by
@@ -99,7 +98,7 @@ def digits(config: Config, pictures: int = 8000, drawn: int = 25_600) -> dict[st
 
 def main() -> None:
     """Runs what has not been run."""
-    args = tyro.cli(Args, prog="stability.py")
+    args = parse(Args, "stability.py")
     done = {(r["case"], r["seed"], r["steps"]) for r in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
     for seed in range(args.seeds):
         for case in args.cases:

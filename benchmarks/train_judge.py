@@ -19,10 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from tqdm import tqdm
 
-from dallegan.cli import run
+from dallegan.cli import parse, run
 from dallegan.data.grammar import PLACES
 from dallegan.data.storybook import Storybook
 from dallegan.models.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
@@ -137,7 +136,7 @@ def measure(params, images: np.ndarray, truth: Facts) -> tuple[dict[str, float],
 
 def main() -> None:
     """Trains, writes the weights, reads them back, measures, prints JSON."""
-    args = tyro.cli(Args, prog="train_judge.py")
+    args = parse(Args, "train_judge.py")
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         data = {size: [render_all(pool, Storybook(size, "train", args.seed, n), args.scenes) for n in (1, 2)] for size in SIZES_READ}
         start = time.perf_counter()

@@ -1,13 +1,35 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
+import contextlib
+import io
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import tyro
 
 from dallegan.config import Config, load_preset, presets
 from dallegan.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], prog: str, **options: Any) -> T:
+    """`tyro.cli`; its framed complaint about bad flags becomes a UserError of one line."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=prog, **options)
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+    # a frame, of lines or in ASCII, around sections with a rule between: title, what is wrong, then what may have been meant, help
+    sections = re.split("-{5,}", re.sub("[╭╮│╰╯]", "", complaint.getvalue()).replace("─", "-"))
+    _, wrong, *more = [[line.strip() for line in section.splitlines() if line.strip()] for section in sections if section.strip()]
+    meant = next((f"; did you mean {part[1]}?" for part in more if part[0].startswith("Perhaps")), "")
+    raise UserError(f"{' '.join(wrong)}{meant} (all flags: {prog} --help)")
 
 
 def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
@@ -19,7 +41,7 @@ def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
         f"Train a text-to-image GAN: {prog} [PRESET] [--FIELD VALUE]...\n\nPresets: {', '.join(presets())} (default: quickstart). Every flag below shows the "
         f"value of {preset}. The same command again goes on where the run stopped."
     )
-    return tyro.cli(Config, default=config, args=list(args[named:]), prog=f"{prog} {preset}", description=about)
+    return parse(Config, f"{prog} {preset}", default=config, args=list(args[named:]), description=about)
 
 
 def run(main: Callable[[], None]) -> int:

@@ -20,12 +20,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from PIL import Image
 from tqdm import tqdm
 
 from dallegan import metrics
-from dallegan.cli import run
+from dallegan.cli import parse, run
 from dallegan.config import Config
 from dallegan.data import grammar
 from dallegan.data.pipeline import make_source
@@ -353,7 +352,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 def main() -> None:
     """Parses the command line, measures or plots, prints and writes."""
-    args = tyro.cli(Args, prog="python -m dallegan.evaluate")
+    args = parse(Args, "python -m dallegan.evaluate")
     if args.plot:
         plot(args.plot, args.out)
         print(args.out)

@@ -68,11 +68,24 @@ def test_sample_refuses(args, message, empty, monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("script", [train, sample])
-def test_unknown_flags_exit_2(script, monkeypatch, capsys):
-    code, _, error = call(script, ["--no-such-flag", "1"], monkeypatch, capsys)
+@pytest.mark.parametrize(
+    ("script", "args", "message"),
+    [
+        (train, ["--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
+        (sample, ["--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
+        (train, ["--model.widht", "128"], "did you mean --model.width INT?"),
+        (train, ["--steps", "abc"], "--steps: invalid literal for int() with base 10: 'abc' (all flags: train.py quickstart --help)"),
+        (train, ["--loss.adversarial", "wgan"], "invalid choice 'wgan' for argument '--loss.adversarial'"),
+        (train, ["--optim.lr", "1"], "--optim.lr"),
+        (sample, ["a cat", "--n", "many"], "Error parsing --n: invalid literal"),
+    ],
+)
+def test_bad_flags(script, args, message, monkeypatch, capsys):
+    code, _, error = call(script, args, monkeypatch, capsys)
     assert code == 2
-    assert "no-such-flag" in error
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
 
 
 def test_help_teaches(monkeypatch, capsys):
