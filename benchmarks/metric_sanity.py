@@ -15,8 +15,8 @@ from PIL import Image, ImageFilter
 from dallegan import metrics
 from dallegan.cli import parse, run
 from dallegan.data.grammar import OBJECTS
-from dallegan.data.storybook import Storybook, render
-from dallegan.evaluate import WITHIN, Judged, distances, said_by
+from dallegan.data.storybook import Storybook
+from dallegan.evaluate import WITHIN, Judged, distances, render_again, said_by
 from dallegan.features import make_features
 from dallegan.models.judge import load_judge
 from dallegan.runtime import about, restart_with_huge_pages
@@ -44,8 +44,7 @@ def main() -> None:
     blur = lambda images, radius: np.stack([np.asarray(Image.fromarray(x).filter(ImageFilter.GaussianBlur(radius))) for x in images])
     noise = lambda images, deviation: np.clip(images + rng.normal(0, deviation, images.shape), 0, 255).round().astype(np.uint8)
     order = np.roll(np.arange(args.n), 1)
-    scenes = [e.truth[0] for e in examples[: WITHIN[0]]]
-    again = np.stack([render(scene, args.size, 1000 * i + k) for i, scene in enumerate(scenes) for k in range(WITHIN[1])])  # by scene
+    again = render_again(source, examples[: WITHIN[0]], WITHIN[1])
     spoil = {
         "as they are": lambda x: x,
         "blurred, radius 1/64 of the side": lambda x: blur(x, args.size / 64),

@@ -17,8 +17,9 @@ from train_speed import build
 
 from dallegan.cli import parse_config, run
 from dallegan.config import Config, check, from_json
+from dallegan.curves import evaluated
 from dallegan.errors import UserError
-from dallegan.evaluate import evaluate, evaluated, table
+from dallegan.evaluate import evaluate, table
 from dallegan.features import make_features
 from dallegan.loop import train
 from dallegan.runtime import about, restart_with_huge_pages

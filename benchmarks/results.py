@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from dallegan.evaluate import table as show
 
+WITHIN = 0.5  # a run whose pictures of one caption deviate by less (mean over pixels, of 255) has collapsed within captions
+ACROSS = 10.0  # likewise, pictures of different captions; real ones deviate by about 60
 HERE = pathlib.Path(__file__).parent
 Row = list[object]
 
@@ -53,7 +55,7 @@ def metric_sanity() -> str:
         rows = result["rows"]
         names = list(next(iter(rows.values())))
         text += f"{result['n']} real pictures of {result['size']} px against {result['n']} others:\n\n"
-        text += table(["the others", *names], ([k, *v.values()] for k, v in rows.items())) + origin(result)
+        text += table(["the others", *names], ([k, *(v.get(name) for name in names)] for k, v in rows.items())) + origin(result)
     return text
 
 
@@ -81,14 +83,17 @@ def stability() -> str:
     """A row a case, over its seeds."""
     lines = [json.loads(line) for line in (HERE / "results" / "stability.jsonl").read_text().splitlines()]
     rows = []
-    for case in dict.fromkeys(r["case"] for r in lines if r["case"] != "digits"):
-        runs = [r for r in lines if r["case"] == case]
+    for case, steps in dict.fromkeys((r["case"], r["steps"]) for r in lines if r["case"] != "digits"):
+        runs = [r for r in lines if (r["case"], r["steps"]) == (case, steps)]
         whole = [r for r in runs if not r["diverged"]]
-        scores = [r["alignment"] for r in whole]
-        spread = [min(scores), statistics.median(scores), max(scores)] if scores else [None] * 3
-        counts = [len(runs) - len(whole), sum(r["skipped"] > 0 for r in whole), sum(r["within"] < 0.5 for r in whole), sum(r["across"] < 10 for r in whole)]
-        rows.append([case, len(runs), runs[0]["steps"], *counts, *spread])
-    head = ["case", "seeds", "steps", "diverged", "with skipped steps", "collapsed within captions", "across captions", "alignment: least", "median", "most"]
+        scores = [0.0 if r["diverged"] else r["alignment"] for r in runs]
+        spread = [min(scores), statistics.median(scores), max(scores)]
+        counts = [len(runs) - len(whole), sum(r["skipped"] > 0 for r in whole)]
+        counts += [sum(r["within"] < WITHIN for r in whole), sum(r["across"] < ACROSS for r in whole)]
+        deviations = [statistics.median(r[k] for r in whole) if whole else None for k in ("within", "across")]
+        rows.append([case, len(runs), steps, *counts, *deviations, *spread])
+    head = ["case", "seeds", "steps", "diverged", "with skipped steps", "collapsed within captions", "across captions"]
+    head += ["deviation within captions", "across", "alignment: least", "median", "most"]
     digits = [[r["seed"], r["steps"], r["modes"], r["kl"]] for r in lines if r["case"] == "digits"]
     text = table(head, rows)
     if digits:
@@ -100,7 +105,7 @@ def sample_speed() -> str:
     """A row a device."""
     results = read("sample_speed*.json")
     values = lambda r: [*r["shell_to_png_seconds"].values(), *r["one_picture_ms"].values(), max(r["images_per_second"].values())]
-    head = ["device", "shell to PNG, s", "cached, s", "one picture p50, ms", "p95, ms", "best images/s"]
+    head = ["device", "shell to PNG, s", "cached, s", "one picture p50, ms", "p95, ms", "best images/s of gan.draw, any batch"]
     return table(head, ([r["device"], *values(r)] for r in results)) + "".join(map(origin, results))
 
 

@@ -50,9 +50,9 @@ def shell(model: str, repeats: int, cache: str | None) -> float:
 def main() -> None:
     """Measures and prints JSON."""
     args = parse(Args, "sample_speed.py")
+    model = dallegan.load(args.model)
     with tempfile.TemporaryDirectory() as cache:
         result = {"shell_to_png_seconds": {"cold": round(shell(args.model, args.repeats, None), 2), "cached": round(shell(args.model, args.repeats, cache), 2)}}
-    model = dallegan.load(args.model)
 
     def seconds(call, repeats: int) -> list[float]:
         call()

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -27,8 +28,6 @@ from dallegan.models.judge import load_judge
 from dallegan.runtime import about, restart_with_huge_pages
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "stability.jsonl"
-WITHIN = 0.5  # a run whose pictures of one caption deviate by less (mean over pixels, of 255) has collapsed within captions
-ACROSS = 10.0  # likewise, pictures of different captions; real ones deviate by about 60
 CASES: dict[str, dict] = {
     "rpgan": {}, "hinge": {"loss__adversarial": "hinge"}, "nonsaturating": {"loss__adversarial": "nonsaturating"},
     "no R2": {"loss__r2": False}, "no penalty": {"loss__gamma": (0.0, 0.0)}, "transformer": {"text__encoder": "transformer"}, "dcgan": {},
@@ -98,6 +97,7 @@ def digits(config: Config, pictures: int = 8000, drawn: int = 25_600) -> dict[st
 
 def main() -> None:
     """Runs what has not been run."""
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "dallegan" / "stability"))  # the seeds of a case share their programs
     args = parse(Args, "stability.py")
     done = {(r["case"], r["seed"], r["steps"]) for r in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
     for seed in range(args.seeds):

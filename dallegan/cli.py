@@ -26,7 +26,8 @@ def parse(kind: type[T], prog: str, **options: Any) -> T:
         if not stop.code:  # --help
             raise
     # a frame, of lines or in ASCII, around sections with a rule between: title, what is wrong, then what may have been meant, help
-    sections = re.split("-{5,}", re.sub("[╭╮│╰╯]", "", complaint.getvalue()).replace("─", "-"))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint.getvalue())  # a terminal gets colours
+    sections = re.split("-{5,}", re.sub("[╭╮│╰╯]", "", plain).replace("─", "-"))
     _, wrong, *more = [[line.strip() for line in section.splitlines() if line.strip()] for section in sections if section.strip()]
     meant = next((f"; did you mean {part[1]}?" for part in more if part[0].startswith("Perhaps")), "")
     raise UserError(f"{' '.join(wrong)}{meant} (all flags: {prog} --help)")

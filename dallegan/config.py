@@ -145,6 +145,8 @@ def check(config: Config) -> None:
         low = LEAST.get(name, 0)
         if any(isinstance(v, int | float) and v < low for v in values):
             raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be at least {low}")
+    if c.seed >= 2**32:
+        raise UserError(f"--seed {c.seed}: must be below 2^32")
     if m.width % 128 and m.width % 4:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, the heads of its attention; multiples of 128 are fast")
     if not m.critic_blocks or not m.blocks:

@@ -6,15 +6,16 @@ captions.
 """
 
 import collections
-import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
+import random
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -26,13 +27,14 @@ from tqdm import tqdm
 from dallegan import metrics
 from dallegan.cli import parse, run
 from dallegan.config import Config
+from dallegan.curves import plot
 from dallegan.data import grammar
 from dallegan.data.pipeline import make_source
 from dallegan.data.source import Example, Source
-from dallegan.data.storybook import Storybook, render
+from dallegan.data.storybook import Storybook, names_triples, redraw, render
 from dallegan.errors import UserError
 from dallegan.features import Features, by_chunks, make_features
-from dallegan.files import write_whole
+from dallegan.files import write_whole, writing
 from dallegan.image import grid, save_png
 from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
@@ -43,7 +45,8 @@ from dallegan.sampling import Model, load
 SUBSET = 1000  # of a KID estimate
 CANDIDATES = 100  # captions that R-precision chooses from
 WITHIN = (50, 8)  # captions, and pictures of each, for the diversity within a caption
-MODE = frozenset({"0.kind", "0.colour", "place"})  # what makes one
+COMBINATION = frozenset({"0.kind", "0.colour", "place"})
+ENDLESS = 10**6  # pictures, from which on a source is not shuffled
 Report = dict[str, Any]
 
 
@@ -176,10 +179,11 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
     shown: dict[str, Any] = {}
     for split in splits:
         source = make_source(config, split)
-        rng = np.random.default_rng(seed)
-        examples = [source.example(i, rng) for i in range(min(n, len(source)))]
+        examples = choose(source, n, seed)
         if len(examples) < 50:
             raise UserError(f"{config.data.source} has {len(examples)} pictures: too few to measure")
+        if features is not None and features.frechet == "fid" and len(examples) <= features.size:
+            raise UserError(f"--n {n}: FID needs more than {features.size} pictures; papers take 10000 to 50000")
         real, captions = np.stack([e.image for e in examples]), [e.caption for e in examples]
         model.sample(captions[:1])  # compiles
         start = time.perf_counter()
@@ -196,46 +200,83 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             part["on_shuffled"] = judged.obedience(jax.tree.map(lambda x: np.roll(x, 1, 0), said))
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
         elif not shown:
-            score = by_chunks(functools.partial(_critic, model.gan, model.params), {"image": fake, "tokens": model.tokenizer.encode(captions)}, "critic")
+            batch = {"image": fake, "tokens": model.tokenizer.encode(captions, quiet=True)}
+            score = by_chunks(functools.partial(_critic, model.gan, model.params), batch, "critic")
         if features is not None:
-            drawn, known = features.extract(fake), features.extract(real)
-            part |= distances(known, drawn, features.frechet)
-            if split == "train":
-                part["memorized"] = float(metrics.memorized(jnp.asarray(known), jnp.asarray(drawn)))
-            if features.read is not None:
-                part["clip_score"] = float(metrics.clip_score(jnp.asarray(drawn), jnp.asarray(features.read(captions))))
+            seen, drawn = features.extract(real), features.extract(fake)
+            part |= distances(seen, drawn, features.frechet) | clip_scores(features, seen, drawn, captions)
+            if split == "train" and config.data.source == model.config.data.source:
+                part["memorized"] = memorized(source, drawn, features, config.data.flip)
         report[split] = part
         if not shown:
             shown = {"examples": examples, "images": fake, "score": score}
             report |= within_captions(model, source, examples, seed, features)
     if judge is not None:
-        report["modes"] = modes(model, judge, seed)
+        report["combinations"] = combinations(model, judge, seed)
     return report, shown
 
 
+def choose(source: Source, n: int, seed: int) -> list[Example]:
+    """n examples: of a folder at random, of `heldout` those whose captions name the combination that is kept apart."""
+    rng = np.random.default_rng(seed)
+    if isinstance(source, Storybook) and source.split == "heldout":
+        return list(itertools.islice((e for e in map(source.example, itertools.count()) if names_triples(*e.truth)), n))
+    order = rng.permutation(len(source)) if len(source) < ENDLESS else range(n)
+    return [source.example(int(i), rng) for i in order[:n]]
+
+
+def memorized(source: Source, drawn: np.ndarray, features: Features, flip: bool) -> float:
+    """`metrics.memorized` of drawn features among all different pictures of a folder, mirrored ones too where training mirrors."""
+    rng = np.random.default_rng(0)
+    different = {image.tobytes(): image for image in (source.example(i, rng).image for i in range(len(source)))}
+    images = np.stack(list(different.values()))
+    known = features.extract(np.concatenate([images, images[:, :, ::-1]]) if flip else images)
+    return float(metrics.memorized(jnp.asarray(known), jnp.asarray(drawn)))
+
+
+def clip_scores(features: Features, real: np.ndarray, drawn: np.ndarray, captions: Sequence[str]) -> Report:
+    """CLIPScore of English captions, that network reads no other; of real pictures, and of others' captions."""
+    rows = [i for i, caption in enumerate(captions) if caption.isascii()]
+    if features.read is None or len(rows) < 2:
+        return {}
+    text, a, b = (jnp.asarray(x) for x in (features.read([captions[i] for i in rows]), real[rows], drawn[rows]))
+    pairs = {"clip_score": (b, text), "clip_score_on_real": (a, text), "clip_score_on_shuffled": (b, jnp.roll(text, 1, 0))}
+    return {name: float(metrics.clip_score(*pair)) for name, pair in pairs.items()}
+
+
 def within_captions(model: Model, source: Source, examples: list[Example], seed: int, features: Features | None) -> Report:
-    """`diversity`: mean distance of two pictures of one caption, and of real ones of the same scene where the source can draw them."""
+    """`diversity`: mean distance of two pictures of one caption, and of real ones that it is true of where the source can draw them."""
     if features is None:
         return {}
     few, n = examples[: WITHIN[0]], WITHIN[1]
     group = lambda images: jnp.asarray(features.extract(images)).reshape(len(few), n, -1)
     report = {"diversity": float(metrics.diversity(group(draw(model, [e.caption for e in few], n, seed, "diversity"))))}
     if isinstance(source, Storybook):
-        again = np.stack([render(e.truth[0], source.size, 1000 * i + k) for i, e in enumerate(few) for k in range(n)])
-        report["diversity_of_real"] = float(metrics.diversity(group(again)))
+        report["diversity_of_real"] = float(metrics.diversity(group(render_again(source, few, n))))
     return report
 
 
-def modes(model: Model, judge: Any, seed: int) -> Report:
-    """Of all object x colour x place combinations, each asked for once (a tenth of them never seen in training), how many come out."""
+def render_again(source: Storybook, examples: Sequence[Example], n: int) -> np.ndarray:
+    """uint8[examples * n, S, S, 3]: n real pictures that each caption is true of."""
+    pictures = []
+    for i, example in enumerate(examples):
+        scene, said = example.truth
+        pictures += [render(redraw(scene, said, source.split, random.Random(seed)), source.size, seed) for seed in range(1000 * i, 1000 * i + n)]
+    return np.stack(pictures)
+
+
+def combinations(model: Model, judge: Any, seed: int) -> Report:
+    """Of all object x colour x place combinations, each asked for once (a tenth of them never seen in training), how many come out right."""
     scenes = [
         grammar.Scene(place, (grammar.Thing(kind, colour, "big", "standing" if kind in grammar.ANIMALS else None),))
         for kind in grammar.OBJECTS for colour in grammar.COLOURS for place in grammar.PLACES
     ]  # fmt: skip
     article = lambda colour: "an" if colour[0] in "aeiou" else "a"
-    said = [grammar.Caption(f"{article(s.things[0].colour)} {s.things[0].colour} {s.things[0].kind} {grammar.EN_PLACE[s.place]}", "en", MODE) for s in scenes]
-    right = Judged(judge, draw(model, [c.text for c in said], 1, seed, "modes")).right(facts(scenes, said))["all"]
-    return {"found": int(np.sum(right)), "of": len(scenes)}
+    said = [
+        grammar.Caption(f"{article(s.things[0].colour)} {s.things[0].colour} {s.things[0].kind} {grammar.EN_PLACE[s.place]}", "en", COMBINATION) for s in scenes
+    ]
+    right = Judged(judge, draw(model, [c.text for c in said], 1, seed, "combinations")).right(facts(scenes, said))["all"]
+    return {"right": int(np.sum(right)), "of": len(scenes)}
 
 
 def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None:
@@ -260,6 +301,7 @@ def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None
 
 ROWS = {
     "n": "pictures", "kid": "KID x 1000", "kid_deviation": "  deviation of a subset", "fd": "FD", "fid": "FID", "clip_score": "CLIPScore",
+    "clip_score_on_real": "  of real pictures", "clip_score_on_shuffled": "  of others' captions",
     "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage", "memorized": "memorized",
     "alignment": "alignment", "on_real": "  of real pictures", "on_shuffled": "  of others' captions",
     "alignment_en": "  of English captions", "alignment_zh": "  of Chinese captions", **{name: f"  {name}" for name in (*VALUES, "place", "count", "side")},
@@ -287,8 +329,8 @@ def table(report: Report) -> str:
     if "diversity" in report:
         real = f"   of real pictures {show(report, 'diversity_of_real')}" if "diversity_of_real" in report else ""
         lines.append(f"{'diversity in a caption':24}{show(report, 'diversity'):>10}{real}")
-    if "modes" in report:
-        lines.append(f"{'modes found':24}{report['modes']['found']:>10}   of {report['modes']['of']} objects x colours x places")
+    if "combinations" in report:
+        lines.append(f"{'combinations right':24}{report['combinations']['right']:>10}   of {report['combinations']['of']} objects x colours x places")
     return "\n".join(lines)
 
 
@@ -298,56 +340,6 @@ def best_and_worst(shown: dict[str, Any], count: int = 8) -> Image.Image:
     order = np.argsort(-shown["score"])
     chosen = [*order[:count], *order[-count:]]
     return grid([[shown["images"][i], shown["examples"][i].image] for i in chosen], [shown["examples"][i].caption for i in chosen])
-
-
-def plot(runs: Sequence[str], out: pathlib.Path) -> None:
-    """Alignment of runs against images and against seconds, as a PNG. UserError where there is nothing to plot."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("--plot needs the extra `eval`: pip install 'dallegan[eval]'") from None
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for name in runs:
-        path = pathlib.Path(name) / "metrics.jsonl"
-        try:
-            points = evaluated(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} cannot be read ({error}): name run directories of train.py") from None
-        if not points:
-            raise UserError(f"{path} has no `alignment`: train with --log.evaluate above 0 on storybook")
-        for axis, column in zip(axes, ("images", "seconds"), strict=True):
-            axis.plot([p[column] for p in points], [p["alignment"] for p in points], marker=".", label=pathlib.Path(name).name)
-    for axis, label in zip(axes, ("images", "seconds, all but compilation"), strict=True):
-        axis.set(xlabel=label, ylim=(0, 1))
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("alignment")
-    axes[0].legend()
-    with writing(out):
-        figure.savefig(out, format="png", dpi=120)
-
-
-def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The evaluated lines of a metrics.jsonl, each with `seconds`: of the steps, evaluations and grids before it, all but compilation."""
-    points, seconds, images = [], 0.0, 0
-    for text in path.read_text().splitlines(keepends=True):
-        if text.endswith("\n"):  # a kill, or a write in progress, cuts the last one
-            line = json.loads(text)
-            seconds += (line["images"] - images) / line["images_per_second"]
-            images = line["images"]
-            if line.get("alignment") is not None:
-                points.append(line | {"seconds": round(seconds, 1)})
-    return points
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-    """Makes the folder of a file that is written inside; UserError where either fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
 def main() -> None:
@@ -362,11 +354,11 @@ def main() -> None:
     if args.data.size not in (None, size):
         raise UserError(f"--data.size {args.data.size}: {args.model} draws {size} px; leave the flag out")
     for path in filter(None, (args.json, args.grid)):  # before minutes of work
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a directory; name a file")
         with writing(path):
-            pass
+            path.touch()
     features = make_features(args.features, args.weights)
-    if features.frechet == "fid" and args.n <= features.size:
-        raise UserError(f"--n {args.n}: FID needs more than {features.size} pictures; papers take 10000 to 50000")
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
     report, shown = evaluate(model, config, args.n, args.seed, features)
     print(table(report))

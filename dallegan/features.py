@@ -51,7 +51,11 @@ def make_features(name: str = "efficientnet-lite0", weights: pathlib.Path | None
 def efficientnet(weights: pathlib.Path | None) -> Features:
     """EfficientNet-Lite0, in Flax."""
     params = {"params": load_params(weights or weights_file())}
-    return Features(f"efficientnet-lite0 at {SIDE} px", FEATURES, lambda images: by_chunks(functools.partial(_efficientnet, params), images, "features"))
+    return Features(
+        f"efficientnet-lite0 at {SIDE} px{f', {weights.name}' if weights else ''}",
+        FEATURES,
+        lambda images: by_chunks(functools.partial(_efficientnet, params), images, "features"),
+    )
 
 
 @jax.jit
@@ -79,7 +83,7 @@ def inception(weights: pathlib.Path | None) -> Features:
 
 
 def clip(weights: pathlib.Path | None) -> Features:
-    """CLIP's embeddings of pictures and of captions, each of length one."""
+    """CLIP's embeddings of pictures and of captions, each of length one; the words that the CLIPScore puts before a caption are put there."""
     _need("open_clip", "clip", "clip")
     import huggingface_hub
     import open_clip
@@ -105,7 +109,7 @@ def clip(weights: pathlib.Path | None) -> Features:
     return Features(
         f"open_clip's {name}, {file.name}", network.visual.output_dim,
         extract=lambda images: by_chunks(pictures, images, "features"),
-        read=lambda texts: by_chunks(captions, tokenize(list(texts)).numpy(), "captions"),
+        read=lambda texts: by_chunks(captions, tokenize([f"A photo depicts {text}" for text in texts]).numpy(), "captions"),
     )  # fmt: skip
 
 

@@ -96,8 +96,8 @@ def density_coverage(real: jax.Array, fake: jax.Array, k: int = 5) -> tuple[jax.
 
 @jax.jit
 def memorized(real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Share of generated pictures that replicate one of the training set: nearer to it than a third of the way to the next (arXiv 2310.02664,
-    §2). Of a set's own pictures all do, of fresh ones from the same distribution none or few."""
+    """Share of generated pictures that replicate one of the training set: nearer to it than a third of the way to the next, as arXiv
+    2310.02664 has it of pixels. Of a set's own pictures all do, of fresh ones few or none; no two rows of `real` may be equal."""
     real, fake = _centred(real, fake)
 
     def one(row: jax.Array) -> jax.Array:

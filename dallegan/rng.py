@@ -14,6 +14,6 @@ class Stream(enum.IntEnum):
     AUGMENT = 3
 
 
-def stream(seed: int, step: int | jax.Array, name: Stream) -> jax.Array:
+def stream(seed: int | jax.Array, step: int | jax.Array, name: Stream) -> jax.Array:
     """The key of a stream at a step."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(name))

@@ -71,9 +71,9 @@ class Model:
         """uint8[len(captions) * n, H, W, 3]: n pictures of each caption, caption by caption.
 
         captions: strings, or token ids i32[B, T] or i32[T] from `tokenizer.encode`. truncation: the noise is scaled by it;
-        below 1 gives less variety and more typical pictures (arXiv 1809.11096, §3.1). best_of: each picture is the one of so many that
-        the discriminator scores highest (discriminator rejection sampling, arXiv 1810.06758, with a fixed number of draws). The same
-        caption, seed and place among the n gives the same pixels, whatever else is asked for. UserError for an empty caption or n < 1.
+        below 1 gives less variety and more typical pictures, as the truncation trick does (arXiv 1809.11096, §3.1). best_of: each picture
+        is the one of so many that the discriminator scores highest: better matched, and less varied. The same caption, seed and place among
+        the n gives the same pixels, whatever else is asked for. UserError for an empty caption or n < 1.
         """
         return np.concatenate(list(self.stream(captions, n, seed, truncation, best_of)))
 
@@ -107,9 +107,11 @@ class Model:
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes what `load` reads into a new folder: config.json, tokenizer.model and bfloat16 weights, a tenth of a checkpoint's size.
 
-        The same pictures come out, to bfloat16's three digits in the weights. UserError where the folder cannot be written to.
+        The same pictures come out, to bfloat16's three digits in the weights. UserError where the folder cannot be written to, or is a run's.
         """
         folder = pathlib.Path(folder).expanduser()
+        if (folder / "checkpoints").exists():
+            raise UserError(f"{folder} is a run's directory: its checkpoints would be hidden; name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(folder / "config.json", to_json(self.config))
@@ -180,7 +182,9 @@ def write_samples(
         for i, picture in enumerate(tqdm(pictures, total=len(prompts) * n, unit="img", disable=len(prompts) * n < 64 or not sys.stderr.isatty())):
             prompt, k = prompts[i // n], i % n
             path = free_path(out, f"{slug(prompt)}-s{seed}-{k}")
-            save_png(Image.fromarray(picture), path, {"prompt": prompt, "seed": str(seed), "index": str(k), "truncation": str(truncation)})
+            save_png(
+                Image.fromarray(picture), path, {"prompt": prompt, "seed": str(seed), "index": str(k), "truncation": str(truncation), "best_of": str(best_of)}
+            )
             if len(kept) < GRID_ROWS * n:
                 kept.append(picture)
             yield path

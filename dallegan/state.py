@@ -15,6 +15,7 @@ from dallegan.rng import Stream, stream
 class GanState(flax.struct.PyTreeNode):
     """State of training after `step` steps; the data order and every random number follow from (seed, step)."""
 
+    seed: jax.Array  # u32[]; here and not in the program, so that runs of other seeds need no compilation
     step: jax.Array  # i32[], steps taken
     params: Params  # {"generator": ..., "discriminator": ...}, float32
     ema: Any  # moving average of params["generator"]
@@ -25,9 +26,11 @@ class GanState(flax.struct.PyTreeNode):
 
 def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config) -> GanState:
     """The state of a run that has not begun."""
-    params = gan.init(stream(config.seed, 0, Stream.INIT))
+    seed = jnp.asarray(config.seed, jnp.uint32)
+    params = gan.init(stream(seed, 0, Stream.INIT))
     zero = jnp.zeros((), jnp.int32)
     return GanState(
+        seed=seed,
         step=zero,
         params=params,
         ema=jax.tree.map(jnp.copy, params["generator"]),

@@ -100,8 +100,8 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     def train_step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         rows = batch["image"].shape[0]
         gamma = cosine(*loss.gamma, state.step / config.steps)
-        draws = mine(draw(stream(config.seed, state.step, Stream.AUGMENT), config.batch, reach), rows)
-        z = mine(jax.random.normal(stream(config.seed, state.step, Stream.NOISE), (config.batch, gan.model.noise)), rows)
+        draws = mine(draw(stream(state.seed, state.step, Stream.AUGMENT), config.batch, reach), rows)
+        z = mine(jax.random.normal(stream(state.seed, state.step, Stream.NOISE), (config.batch, gan.model.noise)), rows)
         grads, metrics = mean(jax.grad(both_losses, has_aux=True)(state.params, batch, gamma, z, draws))
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))

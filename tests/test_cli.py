@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import pytest
+import tyro
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
@@ -86,6 +87,12 @@ def test_bad_flags(script, args, message, monkeypatch, capsys):
     assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_bad_flags_at_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(tyro._fmtlib, "_FORCE_ANSI", True)
+    code, _, error = call(train, ["--model.widht", "128"], monkeypatch, capsys)
+    assert (code, "\x1b" in error, "did you mean --model.width INT?" in error) == (2, False, True)
 
 
 def test_help_teaches(monkeypatch, capsys):

@@ -51,6 +51,8 @@ def test_flags_override_a_preset():
         ({"log__samples": 0}, "--log.samples 0: must be at least 1"),
         ({"optim__lr": (-1.0, 0.0)}, "--optim.lr -1.0 0.0: must be at least 0"),
         ({"model__width": 130}, "--model.width 130"),
+        ({"seed": 2**32}, r"--seed 4294967296: must be below 2\^32"),
+        ({"loss__cutout": 1.0}, "--loss.cutout 1.0: a share"),
     ],
 )
 def test_contradictions_are_refused(changes, message):

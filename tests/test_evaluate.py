@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import random
 import sys
 import warnings
 
@@ -16,9 +17,9 @@ from dallegan import evaluate as evaluation
 from dallegan.cli import run
 from dallegan.data import grammar
 from dallegan.data.pipeline import make_source, make_tokenizer
-from dallegan.data.storybook import Storybook, render
+from dallegan.data.storybook import Storybook, belongs, names_triples, redraw, render
 from dallegan.errors import UserError
-from dallegan.features import make_features
+from dallegan.features import Features, make_features
 from dallegan.sampling import Model, make_gan
 
 N = 50
@@ -49,11 +50,11 @@ class Painter:
         self.config, self.scenes = config, {}
         for split in ("test", "heldout"):
             source = Storybook(config.data.size, split, config.seed, config.data.objects)
-            self.scenes |= {e.caption: e.truth[0] for e in map(source.example, range(N))}
+            self.scenes |= {e.caption: e.truth for e in evaluation.choose(source, N, 0)}
 
-    def scene(self, caption):
+    def scene(self, caption, seed):
         if caption in self.scenes:
-            return self.scenes[caption]
+            return redraw(*self.scenes[caption], "train" if belongs(self.scenes[caption][0], "train") else "heldout", random.Random(seed))
         article, colour, kind, *place = caption.split()
         assert article == ("an" if colour == "orange" else "a")
         where = {v: k for k, v in grammar.EN_PLACE.items()}[" ".join(place)]
@@ -61,7 +62,7 @@ class Painter:
 
     def stream(self, captions, n=1, seed=0):
         for i, caption in enumerate(captions):
-            yield np.stack([render(self.scene(caption), self.config.data.size, 8 * i + k) for k in range(n)])
+            yield np.stack([render(self.scene(caption, 8 * i + k), self.config.data.size, 8 * i + k) for k in range(n)])
 
     def sample(self, captions, n=1, seed=0):
         return np.concatenate(list(self.stream(captions, n, seed)))
@@ -83,8 +84,8 @@ def test_a_perfect_model(features):
         assert part["precision"] > 0.8
         assert part["coverage"] > 0.8
     assert report["diversity"] == pytest.approx(report["diversity_of_real"], rel=0.2)
-    assert report["modes"]["of"] == 1280
-    assert report["modes"]["found"] > 1200
+    assert report["combinations"]["of"] == 1280
+    assert report["combinations"]["right"] > 1200
     assert "of real pictures" in evaluation.table(report)
     order = np.argsort(-shown["score"])
     assert np.asarray(evaluation.best_and_worst(shown, 1)).std() > 10
@@ -100,6 +101,51 @@ def test_what_training_logs(untrained):
         assert evaluation.make_quick(config) is None
 
 
+def test_heldout_captions_name_what_was_held_out():
+    examples = evaluation.choose(Storybook(32, "heldout", objects=2), 100, 0)
+    assert all(names_triples(*e.truth) for e in examples)
+    assert not all(names_triples(*e.truth) for e in evaluation.choose(Storybook(32, "test", objects=2), 100, 0))
+
+
+def test_scenes_drawn_again_are_what_the_caption_says():
+    for e in evaluation.choose(Storybook(32, "test", objects=2), 200, 0):
+        scene, said = e.truth
+        others = [redraw(scene, said, "test", random.Random(i)) for i in range(8)]
+        assert all(grammar.holds(scene, attribute, other) for other in others for attribute in said.mentions)
+        assert all(belongs(other, "test") for other in others)
+        if "place" not in said.mentions:
+            assert len({other.place for other in others}) > 1
+
+
+def test_fid_and_clip_score(untrained):
+    """With a stand-in network, of fewer features than pictures."""
+    mean = lambda images: images.mean((1, 2)) / np.float32(255)
+    colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+    read = lambda texts: np.array([next((v for k, v in colours.items() if k in t), (1, 1, 1)) for t in texts], np.float32)
+    report, _ = evaluation.evaluate(Painter(untrained.config), untrained.config, N, features=Features("mean colour", 3, mean, "fid", read))
+    assert report["test"]["fid"] < 0.01
+    assert "fd" not in report["test"]
+    assert report["test"]["clip_score_on_real"] == pytest.approx(report["test"]["clip_score"], rel=0.05)
+    assert report["test"]["clip_score"] > report["test"]["clip_score_on_shuffled"] > 0
+    assert "FID" in evaluation.table(report)
+    with pytest.raises(UserError, match="FID needs more than 2048"):
+        evaluation.evaluate(untrained, untrained.config, N, features=Features("", 2048, mean, "fid"))
+
+
+def test_what_is_copied_from_a_folder_is_told(features, tmp_path):
+    images = [Storybook(32).example(i).image for i in range(20)]
+    for i, image in enumerate([*images, images[0]]):  # one twice
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(str(i))
+    source = make_source(tiny(data__size=32, data__source=f"folder:{tmp_path}"))
+    fresh = features.extract(np.stack([Storybook(32, "heldout").example(i).image for i in range(20)]))
+    copies, mirrored = features.extract(np.stack(images)), features.extract(np.stack(images)[:, :, ::-1])
+    share = lambda drawn, flip: evaluation.memorized(source, drawn, features, flip)
+    assert (share(copies, False), share(mirrored, True)) == (1, 1)
+    assert share(fresh, False) < 0.1
+    assert share(mirrored, False) < 1
+
+
 def test_a_caption_twice_is_two_pictures(untrained):
     images = evaluation.draw_one_each(untrained, ["a red cat", "a dog", "a red cat"], 0, "")
     assert (images[0] != images[2]).any()
@@ -113,7 +159,7 @@ def test_a_folder(untrained, features, tmp_path):
         Image.fromarray(example.image).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.txt").write_text(example.caption)
     config = dataclasses.replace(untrained.config, data=dataclasses.replace(untrained.config.data, source=f"folder:{tmp_path}"))
-    report, shown = evaluation.evaluate(untrained, config, 2000, features=features)
+    report, shown = evaluation.evaluate(dataclasses.replace(untrained, config=config), config, 2000, features=features)
     assert report["train"]["n"] == 50
     assert report["train"]["kid"] > 0
     assert report["train"]["memorized"] == 0
@@ -130,10 +176,15 @@ def test_the_command_and_an_untrained_model(untrained, tmp_path, monkeypatch, ca
     assert report["test"]["n"] == N
     assert report["test"]["alignment"] < 0.1
     assert report["test"]["kid"] > 20 * report["test"]["kid_deviation"] > 0
-    assert report["modes"]["found"] < 64
+    assert report["combinations"]["right"] < 64
     assert report["diversity"] < report["diversity_of_real"]
     assert Image.open(tmp_path / "a.png").height > 1000
-    for args, message in {("--data.size", 64): "--data.size 64: x draws 32 px", ("--n", 10): "at least 50", ("--seed", -1): "--seed -1"}.items():
+    for args, message in {
+        ("--data.size", 64): "--data.size 64: x draws 32 px",
+        ("--n", 10): "at least 50",
+        ("--seed", -1): "--seed -1",
+        ("--json", "."): "it is a directory",
+    }.items():
         code, _, err = call(monkeypatch, capsys, "--model", "x", *args)
         assert (code, len(err.splitlines())) == (2, 1)
         assert message in err

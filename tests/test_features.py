@@ -100,5 +100,5 @@ def test_clip_scores_its_own_best(tmp_path):
     assert pictures.shape == captions.shape == (3, features.size)
     np.testing.assert_allclose(np.linalg.norm(captions, axis=1), 1, rtol=1e-5)
     with torch.inference_mode():
-        theirs = network.eval().encode_text(open_clip.get_tokenizer(CLIP[0])([examples[1].caption]), normalize=True).numpy()
+        theirs = network.eval().encode_text(open_clip.get_tokenizer(CLIP[0])([f"A photo depicts {examples[1].caption}"]), normalize=True).numpy()
     np.testing.assert_allclose(captions[1:2], theirs, atol=1e-5)

@@ -72,7 +72,7 @@ def test_pngs_carry_prompt_and_seed_and_never_overwrite(model, tmp_path):
     assert {p.parent for p in paths} == {tmp_path / "out"}
     image = Image.open(paths[0])
     assert image.text["prompt"] == BEAR
-    assert image.text["seed"] == "3"
+    assert (image.text["seed"], image.text["best_of"]) == ("3", "1")
     assert (np.asarray(image) == model.sample([BEAR], n=2, seed=3)[0]).all()
     grid = Image.open(paths[-1])
     assert json.loads(grid.text["prompts"])[0] == BEAR
@@ -125,3 +125,6 @@ def test_a_saved_model_is_the_model(model, tmp_path):
         dallegan.load(weights.parent)
     with pytest.raises(UserError, match="cannot write"):
         model.save(weights / "x")
+    (weights.parent / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="is a run's directory"):
+        model.save(weights.parent)

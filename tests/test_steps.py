@@ -6,6 +6,7 @@ import pytest
 from conftest import tiny
 
 from dallegan import losses
+from dallegan.augment import augment, draw
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
@@ -137,5 +138,25 @@ def test_penalty_equals_a_finite_difference(batches):
 
 
 def test_keys_are_named_and_independent():
-    a, b, c = stream(0, 1, Stream.NOISE), stream(0, 1, Stream.SHIFT), stream(0, 2, Stream.NOISE)
+    a, b, c = stream(0, 1, Stream.NOISE), stream(0, 1, Stream.AUGMENT), stream(0, 2, Stream.NOISE)
     assert len({tuple(jax.random.key_data(k).tolist()) for k in (a, b, c, stream(1, 1, Stream.NOISE))}) == 4
+
+
+def test_seeds_share_one_program_and_not_their_numbers(batches):
+    (a, step), (b, other) = (build(seed=seed) for seed in (0, 1))
+    assert step.lower(a, batches[0]).as_text() == other.lower(b, batches[0]).as_text()
+    assert not same(a.params, b.params)
+    assert not same(step(a, batches[0])[0].params, step(a.replace(seed=b.seed), batches[0])[0].params)
+
+
+def test_real_and_generated_pictures_are_augmented_alike(batches):
+    changes = {"loss__colour": 1.0, "loss__cutout": 0.5, "loss__shift": 0.125}
+    config, (state, step), batch = tiny(**changes), build(**changes), batches[0]
+    gan, params = Gan(config.text, config.model, config.data.size), state.params
+    draws = draw(stream(config.seed, 0, Stream.AUGMENT), config.batch, 2)
+    z = jax.random.normal(stream(config.seed, 0, Stream.NOISE), (config.batch, config.model.noise))
+    metrics = step(state, batch)[1]
+    for name, image in {"score_real": to_float(batch["image"]), "score_fake": gan.draw(params, batch["tokens"], z)}.items():
+        score = gan.discriminate(params, augment(image, draws, config.loss, 2), batch["tokens"])
+        assert float(metrics[name]) == pytest.approx(float(jnp.mean(score)), abs=1e-5)
+        assert float(metrics[name]) != pytest.approx(float(jnp.mean(gan.discriminate(params, image, batch["tokens"]))), abs=1e-4)

@@ -45,6 +45,27 @@ def draw_scene(rng: random.Random, split: str, objects: int) -> Scene:
     return Scene(place, tuple(things), rng.choice(SIDES) if len(things) == 2 else None)
 
 
+def names_triples(scene: Scene, said: Caption) -> bool:
+    """Whether a caption names place, and kind and colour of each object: only then it asks for what `heldout` keeps apart."""
+    return {"place", *(f"{i}.{field}" for i in range(len(scene.things)) for field in ("kind", "colour"))} <= said.mentions
+
+
+def redraw(scene: Scene, said: Caption, split: str, rng: random.Random) -> Scene:
+    """Another scene of the split that the caption is true of: what it does not name is drawn anew."""
+    choose = lambda name, old, values: old if name in said.mentions else rng.choice(values)
+    while True:
+        things = tuple(
+            Thing(
+                t.kind, choose(f"{i}.colour", t.colour, COLOURS), choose(f"{i}.size", t.size, SIZES),
+                t.pose and choose(f"{i}.pose", t.pose, POSES),
+            )
+            for i, t in enumerate(scene.things)
+        )  # fmt: skip
+        other = Scene(choose("place", scene.place, PLACES), things, scene.side)
+        if belongs(other, split):
+            return other
+
+
 def render(scene: Scene, size: int, seed: int) -> np.ndarray:
     """uint8[size, size, 3]: the picture of a scene; the seed draws position, shade, horizon, weather and which way things face."""
     rng = random.Random(seed)

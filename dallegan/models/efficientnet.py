@@ -83,7 +83,13 @@ def load_params(file: pathlib.Path) -> dict[str, Any]:
             for k, name in enumerate(("expand", "depthwise", "project")):
                 if expansion > 1 or name != "expand":
                     layers[f"block{i}_{name}"] = (f"_blocks.{i}._{name}_conv", f"_blocks.{i}._bn{k}")
-        return {name: _fold(arrays, *source) for name, source in layers.items()}
+        params = {name: _fold(arrays, *source) for name, source in layers.items()}
+        used = {f"{convolution}.weight" for convolution, _ in layers.values()} | {"_fc.weight", "_fc.bias"}
+        other = [name for name in arrays if name not in used and "._bn" not in f".{name}"]
+        expected: Any = jax.eval_shape(EfficientNetLite0().init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+        if other or jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, expected):
+            raise ValueError(f"other layers, {other[0]}" if other else "other shapes")
+        return params
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f"{file}: not the weights of EfficientNet-Lite0 ({type(error).__name__}: {error})") from None
 

@@ -1,0 +1,49 @@
+"""Curves of runs: what training wrote into metrics.jsonl, read back and drawn."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from dallegan.errors import UserError
+from dallegan.files import writing
+
+
+def plot(runs: Sequence[str], out: pathlib.Path) -> None:
+    """Alignment of runs against images and against seconds, as a PNG. UserError where there is nothing to plot."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--plot needs the extra `eval`: pip install 'dallegan[eval]'") from None
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for name in runs:
+        path = pathlib.Path(name) / "metrics.jsonl"
+        try:
+            points = evaluated(path)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} cannot be read ({error}): name run directories of train.py") from None
+        if not points:
+            raise UserError(f"{path} has no `alignment`: train with --log.evaluate above 0 on storybook")
+        for axis, column in zip(axes, ("images", "seconds"), strict=True):
+            axis.plot([p[column] for p in points], [p["alignment"] for p in points], marker=".", label=pathlib.Path(name).name)
+    for axis, label in zip(axes, ("images", "seconds, all but compilation"), strict=True):
+        axis.set(xlabel=label, ylim=(0, 1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("alignment")
+    axes[0].legend()
+    with writing(out):
+        figure.savefig(out, format="png", dpi=120)
+
+
+def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The evaluated lines of a metrics.jsonl, each with `seconds`: of the steps, evaluations and grids before it, all but compilation."""
+    points, seconds, images = [], 0.0, 0
+    for text in path.read_text().splitlines(keepends=True):
+        if text.endswith("\n"):  # a kill, or a write in progress, cuts the last one
+            line = json.loads(text)
+            seconds += (line["images"] - images) / line["images_per_second"]
+            images = line["images"]
+            if line.get("alignment") is not None:
+                points.append(line | {"seconds": round(seconds, 1)})
+    return points
