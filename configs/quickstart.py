@@ -3,7 +3,7 @@
 python train.py
 
 2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-24: 15 min 4 s, 113 images/s, compiled in 17 s. By `python -m dallegan.evaluate
---n 2000`: every named attribute right in 67 % of `test` and 64 % of `heldout`; kind 71 %, pose 74 %, colour, size and place 99 % or more; Chinese 65 %, English
+--n 2000`: every named attribute right in 67 % of `test` and 63 % of `heldout`; kind 71 %, pose 74 %, colour, size and place 99 % or more; Chinese 65 %, English
 68 %. Weaknesses: speckles (precision 0), pictures of one prompt much alike, and cats at night vanish.
 """
 
