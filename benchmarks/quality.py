@@ -8,6 +8,7 @@ The run goes to runs/quality-PRESET-SECONDS-SEED, unless --workdir says otherwis
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 import time
@@ -33,8 +34,8 @@ PICTURES = 2000  # of the final evaluation, of each split
 def step_seconds(config: Config) -> float:
     """Mean wall seconds of a train step, with its data, over the minute after compilation: the first steps of a process are slower."""
     _, _, runner, batches = build(config)
-    state, steps, start = runner.init(), 0, 0.0
-    while steps < WARMUP or time.perf_counter() - start < MEASURED:
+    state, steps, start = runner.init(), 0, math.inf
+    while time.perf_counter() - start < MEASURED:
         if steps == WARMUP:
             start = time.perf_counter()
         state, _ = runner.step(state, runner.put(next(batches)))
