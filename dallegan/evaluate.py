@@ -357,7 +357,10 @@ def main() -> None:
         if path.is_dir():
             raise UserError(f"cannot write {path}: it is a directory; name a file")
         with writing(path):
+            there = path.exists()
             path.touch()
+            if not there:  # should the measuring fail, nothing is left behind
+                path.unlink()
     features = make_features(args.features, args.weights)
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
     report, shown = evaluate(model, config, args.n, args.seed, features)

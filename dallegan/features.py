@@ -22,7 +22,7 @@ from dallegan.models.efficientnet import FEATURES, EfficientNetLite0, load_param
 from dallegan.models.layers import to_float
 
 CHUNK = 50  # pictures through a network at once
-SIDE = 224  # px that pictures are resized to for EfficientNet-Lite0 and for CLIP: their own
+SIDE = 224  # px that pictures are resized to for EfficientNet-Lite0: its own
 CLIP = "ViT-B-32-quickgelu", "openai"  # the CLIPScore's
 
 

@@ -185,8 +185,9 @@ def test_the_command_and_an_untrained_model(untrained, tmp_path, monkeypatch, ca
         ("--seed", -1): "--seed -1",
         ("--json", "."): "it is a directory",
     }.items():
-        code, _, err = call(monkeypatch, capsys, "--model", "x", *args)
+        code, _, err = call(monkeypatch, capsys, "--model", "x", "--grid", tmp_path / "unfinished.png", *args)
         assert (code, len(err.splitlines())) == (2, 1)
+        assert not (tmp_path / "unfinished.png").exists()
         assert message in err
     code, _, err = call(monkeypatch, capsys, "--model", "x", "--weights", tmp_path / "none.pth")
     assert (code, "none.pth" in err) == (2, True)

@@ -88,7 +88,7 @@ def test_inception_is_torch_fidelitys(tmp_path, monkeypatch):
     assert float(metrics.frechet_distance(a, b)) == pytest.approx(theirs, rel=1e-3)
 
 
-def test_clip_scores_its_own_best(tmp_path):
+def test_clip_embeds_as_open_clip_does(tmp_path):
     """Pictures and captions are embedded as open_clip embeds them; random weights will do."""
     open_clip = pytest.importorskip("open_clip")
     torch = pytest.importorskip("torch")
