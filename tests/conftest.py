@@ -22,11 +22,12 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory):
-    """The same tiny step is built by many tests and processes: compile it once a session."""
+def compile_quickly(tmp_path_factory):
+    """The suite compiles far longer than it computes: without LLVM's optimizations, and the same tiny step once for all tests and processes."""
     folder = str(tmp_path_factory.mktemp("xla"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for child processes
-    jax.config.update("jax_compilation_cache_dir", folder)
+    for name, value in {"jax_compilation_cache_dir": folder, "jax_disable_most_optimizations": True}.items():
+        os.environ[name.upper()] = str(value)  # for child processes
+        jax.config.update(name, value)
 
 
 TINY = Config(
