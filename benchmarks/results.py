@@ -101,6 +101,14 @@ def stability() -> str:
     return text + origin(lines[-1]["about"])
 
 
+def best_of() -> str:
+    """A row a model and split."""
+    results = read("best_of*.json")
+    counts = list(dict.fromkeys(k for r in results for k in r["alignment"]["test"]))
+    rows = [[r["model"], split, *(found.get(k) for k in counts)] for r in results for split, found in r["alignment"].items()]
+    return table(["model", "split", *(f"best of {k}" for k in counts)], rows) + "".join(map(origin, results))
+
+
 def sample_speed() -> str:
     """A row a device."""
     results = read("sample_speed*.json")
@@ -119,6 +127,7 @@ def main() -> None:
     """Writes the file; a section is there where its results are."""
     sections = {
         "Models": ("evaluate_*.json", evaluation), "Training speed": ("train_speed*.json", train_speed),
+        "Alignment by `--best-of`": ("best_of*.json", best_of),
         "Quality for equal seconds": ("quality*.json", quality), "Stability": ("stability.jsonl", stability),
         "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),

@@ -44,8 +44,12 @@ def _script() -> str:
 
 
 def _processor() -> str:
+    """Its name and its widest vector unit, which counts for more: "AMD EPYC" multiplies at 150 or at 450 GF/s on two cores."""
     try:
         with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+            about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+    except OSError:
+        about = {}
+    flags = about.get("flags", "").split()
+    unit = " (AVX-512)" if "avx512f" in flags else " (AVX2)" if "avx2" in flags else ""
+    return about.get("model name", platform.processor()) + unit
