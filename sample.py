@@ -10,7 +10,7 @@ import tyro
 import dallegan
 from dallegan.cli import parse, run
 from dallegan.errors import UserError
-from dallegan.sampling import write_samples
+from dallegan.sampling import DEFAULT, write_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Args:
     """Draw pictures of captions with a trained model: one PNG a picture."""
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...")] = ()  # captions, Chinese or English
-    model: str = "runs/quickstart"  # run directory
+    model: str = DEFAULT  # a model that ships with the package, a run directory, or a folder that `Model.save` wrote
     n: int = 4  # pictures of each prompt
     seed: int = 0  # the same seed gives the same pictures
     truncation: float = 1.0  # scale of the noise: below 1 less variety, more typical pictures

@@ -19,7 +19,7 @@ import numpy as np
 import dallegan
 from dallegan.cli import parse, run
 from dallegan.runtime import about
-from dallegan.sampling import to_uint8
+from dallegan.sampling import DEFAULT, to_uint8
 
 PROMPT = "一只棕色的大熊站在雪地里"
 SAMPLE = pathlib.Path(__file__).parent.parent / "sample.py"
@@ -29,7 +29,7 @@ SAMPLE = pathlib.Path(__file__).parent.parent / "sample.py"
 class Args:
     """Measure sampling."""
 
-    model: str = "runs/quickstart"
+    model: str = DEFAULT
     repeats: int = 5  # of a run from the shell
 
 

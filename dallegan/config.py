@@ -63,6 +63,8 @@ class LossConfig:
     penalty_share: float = 1.0  # share of each batch that the penalties are computed on: 1, 1/2, 1/3, ...
     matching: float = 1.0  # weight of the caption-matching term
     contrast: tuple[float, float] = (1.0, 1.0)  # weight of the contrastive term over the batch: discriminator's, generator's
+    diversity: float = 0.0  # weight of the generator's diversity term: two pictures of one caption shall differ
+    apart: float = 0.5  # by this share of the distance between real pictures of different captions; beyond it the term is silent
     shift: float = 0.0625  # each picture shown to the discriminator is moved by up to this share of its side
     colour: float = 0.0  # and its brightness, saturation and contrast are changed: 1 as much as in arXiv 2006.10738, for small data
     cutout: float = 0.0  # and a square of this share of its side is blanked, likewise: 0.5 there
@@ -110,6 +112,7 @@ class Config:
     steps: int = 1000  # budget: training steps of `batch` images each
     batch: int = 64  # images a step, over all devices
     seed: int = 0
+    init_from: str = ""  # a trained model whose weights (the generator's average) and tokenizer the run starts from; "": from nothing
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -172,6 +175,10 @@ def check(config: Config) -> None:
         raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
     if m.recipe == "dcgan" and any(c.loss.contrast):
         raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
+    if c.loss.diversity and not c.loss.apart:
+        raise UserError("--loss.apart 0.0: must be above 0, or --loss.diversity 0")
+    if c.loss.diversity and c.data.size % 8:
+        raise UserError(f"--loss.diversity {c.loss.diversity}: needs pictures of a multiple of 8 pixels, not --data.size {c.data.size}; or set it to 0")
     for name, share in {"shift": c.loss.shift, "cutout": c.loss.cutout}.items():
         if share >= 1:
             raise UserError(f"--loss.{name} {share}: a share of the picture's side, below 1")

@@ -40,7 +40,7 @@ from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
 from dallegan.models.layers import to_float
 from dallegan.runtime import about
-from dallegan.sampling import Model, load
+from dallegan.sampling import DEFAULT, Model, load
 
 SUBSET = 1000  # of a KID estimate
 CANDIDATES = 100  # captions that R-precision chooses from
@@ -62,7 +62,7 @@ class Data:
 class Args:
     """Measure a model, or plot the curves of runs."""
 
-    model: str = "runs/quickstart"  # run directory
+    model: str = DEFAULT  # a model that ships with the package, a run directory, or a folder that `Model.save` wrote
     data: Data = dataclasses.field(default_factory=Data)
     n: int = 2000  # captions of each split
     seed: int = 0  # of the drawn pictures

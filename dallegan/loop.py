@@ -24,8 +24,8 @@ from dallegan.files import write_whole
 from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
-from dallegan.sampling import Model, make_gan
-from dallegan.state import GanState, init_state
+from dallegan.sampling import Model, load, make_gan
+from dallegan.state import GanState, init_state, start_from
 from dallegan.steps import make_train_step
 from dallegan.tokenizer import Tokenizer
 
@@ -47,16 +47,17 @@ def train(config: Config) -> None:
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
     source = make_source(config)
+    origin = _origin(workdir, config)
 
     # 2. Build: the run's directory, tokenizer, the four parts.
     _claim(workdir, config)
     if skipped := getattr(source, "skipped", None):
         write_whole(workdir / "skipped.log", "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
         print(f"{len(skipped)} files skipped, named in {workdir / 'skipped.log'}; {len(source)} pictures kept", file=sys.stderr)
-    if (workdir / "tokenizer.model").exists():
+    if origin is None and (workdir / "tokenizer.model").exists():
         tokenizer = Tokenizer.load(workdir / "tokenizer.model", config.text.length)
     else:
-        tokenizer = make_tokenizer(source, config)
+        tokenizer = origin.tokenizer if origin else make_tokenizer(source, config)
         tokenizer.save(workdir / "tokenizer.model")
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
     runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
@@ -66,6 +67,9 @@ def train(config: Config) -> None:
     shardings = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), runner.abstract, runner.state_shardings)
     restored = checkpoints.restore(shardings)
     state = runner.init() if restored is None else runner.place(restored)
+    if origin is not None:
+        state = runner.place(start_from(runner.view(state), origin.params))
+        del origin  # a copy of the parameters, whole on one device
     step = int(runner.view(state).step)
     if step >= config.steps:
         print(f"{workdir} is complete: {step} steps. Sample it: python sample.py PROMPT --model {workdir}")
@@ -124,6 +128,20 @@ def train(config: Config) -> None:
         log.note(f"stopped and saved at step {step} of {config.steps}; the same command goes on")
     log.close()
     checkpoints.close()
+
+
+def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
+    """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape."""
+    if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
+        return None
+    try:
+        origin = load(config.init_from)
+    except UserError as error:
+        raise UserError(f"--init-from: {error}") from None
+    shape = [line for line in configs.conflicts(origin.config, config) if line.startswith(("text.", "model.", "data.size:")) and "vocab" not in line]
+    if shape:
+        raise UserError(f"--init-from {config.init_from} is another network ({'; '.join(shape)}): take its settings, or start from nothing")
+    return origin
 
 
 def _due(step: int, every: int, config: Config) -> bool:

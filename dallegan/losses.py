@@ -51,6 +51,25 @@ def contrastive_loss(match: jax.Array, same: jax.Array) -> jax.Array:
     return -0.5 * (jnp.mean(jnp.diagonal(by_picture)) + jnp.mean(jnp.diagonal(by_caption)))
 
 
+def layout(image: jax.Array) -> jax.Array:
+    """f32[B, H, W, 3] -> f32[B, 8, 8, 3]: what is where; the picture shrunk to 8×8, less its mean colour."""
+    b, h, w, _ = image.shape
+    small = jnp.mean(image.reshape(b, 8, h // 8, 8, w // 8, 3), (2, 4))
+    return small - jnp.mean(small, (1, 2), keepdims=True)
+
+
+def diversity_loss(fake: jax.Array, again: jax.Array, real: jax.Array, apart: float) -> jax.Array:
+    """-E min(1, |G(c, z) - G(c, z')| / (apart E |x - x'|)): the diversity-sensitive term of arXiv 1901.09024, eq. 4, with real pictures
+    for its scale.
+
+    On layouts, since two pictures of one caption could as well differ by brightness or by dots: fake, again f32[N, 8, 8, 3] of the same N
+    captions, real f32[B, 8, 8, 3], of captions that differ for the most part.
+    """
+    far = lambda a, b: jnp.mean(jnp.abs(a - b), (1, 2, 3))
+    scale = apart * jnp.maximum(jnp.mean(far(real, jnp.roll(real, 1, 0))), 1e-3)  # where all real pictures are alike
+    return -jnp.mean(jnp.minimum(1.0, far(fake, again) / scale))
+
+
 def gradient_penalty(score: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
     """f32[B]: squared norm of each picture's gradient, ||∇x D(x)||²; zero-centred R1 at real pictures (arXiv 1801.04406,
     eq. 9) and R2 at generated ones. `score` maps f32[B, H, W, 3] to f32[B] and must not mix pictures."""

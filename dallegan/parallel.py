@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from dallegan.config import Config
 from dallegan.errors import UserError
 from dallegan.state import GanState
-from dallegan.steps import Batch, Metrics, Step, penalty_stride
+from dallegan.steps import Batch, Metrics, Step, rows_unit
 
 AXIS = "data"
 Devices = Sequence[Any]  # of jax.Device
@@ -36,14 +36,13 @@ def make_mesh(config: Config, devices: Devices) -> Mesh:
 
 def check_devices(config: Config, devices: Devices | None = None) -> None:
     """Raises UserError where batch or parameters cannot be spread evenly over the devices (default: all)."""
-    n, stride = len(devices or jax.devices()), penalty_stride(config)
+    n, rows = len(devices or jax.devices()), rows_unit(config)
     if config.parallel.fsdp < 1 or n % config.parallel.fsdp:
         raise UserError(f"--parallel.fsdp {config.parallel.fsdp}: must divide the {n} devices")
-    regularized = max(config.loss.gamma) > 0
-    unit = n * (stride if regularized else 1)
+    unit = n * rows
     if config.batch % unit:
         low = config.batch // unit * unit
-        every = f" x every {stride}th picture penalized" if regularized and stride > 1 else ""
+        every = f" x {rows} pictures, of which a share is penalized or drawn twice" if rows > 1 else ""
         raise UserError(f"--batch {config.batch}: must be a multiple of {unit} ({n} device{'s' * (n > 1)}{every}): {f'{low} or ' if low else ''}{low + unit}")
     if config.parallel.strategy == "pmap" and config.parallel.fsdp != 1:
         raise UserError("--parallel.fsdp needs --parallel.strategy jit: pmap keeps a whole copy of the parameters on each device")

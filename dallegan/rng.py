@@ -12,6 +12,7 @@ class Stream(enum.IntEnum):
     NOISE = 1
     SAMPLE = 2
     AUGMENT = 3
+    NOISE_AGAIN = 4
 
 
 def stream(seed: int | jax.Array, step: int | jax.Array, name: Stream) -> jax.Array:

@@ -33,6 +33,8 @@ from dallegan.tokenizer import Tokenizer
 
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
 WEIGHTS = "model.safetensors"
+SHIPPED = pathlib.Path(__file__).parent / "assets"  # NAME/: a model that comes with the package
+DEFAULT = "storybook-32"
 GRID_ROWS = 64  # prompts shown in the grid
 
 
@@ -139,14 +141,16 @@ def make_gan(config: Config, vocab: int) -> Gan:
     return Gan(text, config.model, config.data.size, compute_dtype(config))
 
 
-def load(path: str | pathlib.Path) -> Model:
-    """The model of a run directory (as `train.py` writes it) or of a folder that `Model.save` wrote. UserError where there is none."""
-    folder = pathlib.Path(path).expanduser()
+def load(path: str | pathlib.Path = DEFAULT) -> Model:
+    """The model of that name that ships with the package, of a run directory (as `train.py` writes it), or of a folder that `Model.save`
+    wrote; a folder called like a shipped model is reached as "./NAME" or by a Path. UserError where there is none."""
+    shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
+    folder = SHIPPED / path if isinstance(path, str) and path in shipped else pathlib.Path(path).expanduser()
     saved = (folder / WEIGHTS).exists()
     missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
     if missing:
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
-        raise UserError(f"{path} is not a model: {reason}. Train one with: python train.py")
+        raise UserError(f"{path} is not a model: {reason}. In the package: {', '.join(shipped) or 'none'}. Train one with: python train.py")
     try:
         config = from_json((folder / "config.json").read_text("utf-8", "replace"))
         check(config)

@@ -38,3 +38,9 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
         skipped=jnp.copy(zero),
         skipped_in_a_row=jnp.copy(zero),
     )
+
+
+def start_from(state: GanState, params: Params) -> GanState:
+    """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too."""
+    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # a step donates its state, each array once
+    return state.replace(params=copy(params), ema=copy(params["generator"]))

@@ -7,6 +7,7 @@ It sees the global batch under `jit`, or its device's rows under `pmap`, where `
 gradients are averaged over it; the numbers are the same.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -28,11 +29,17 @@ from dallegan.state import GanState
 Batch = dict[str, jax.Array]  # image uint8[B, H, W, 3], tokens i32[B, T], negative i32[B, T]
 Metrics = dict[str, jax.Array]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
+TWICE = 4  # of so many captions one is drawn twice, where the diversity term is on
 
 
 def penalty_stride(config: Config) -> int:
     """Every how many pictures the gradient penalties are computed."""
     return round(1 / config.loss.penalty_share)
+
+
+def rows_unit(config: Config) -> int:
+    """What the number of a device's rows must be a multiple of: a share of them is penalized, a share drawn twice."""
+    return math.lcm(penalty_stride(config) if max(config.loss.gamma) else 1, TWICE if config.loss.diversity else 1)
 
 
 def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: str | None = None) -> Step:
@@ -52,11 +59,16 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         """The rows of all devices."""
         return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), tree) if axis else tree
 
+    def noise(state: GanState, name: Stream, rows: int, count: int) -> jax.Array:
+        return mine(jax.random.normal(stream(state.seed, state.step, name), (count, gan.model.noise)), rows)
+
     def both_losses(params: Params, batch: Batch, gamma: jax.Array, z: jax.Array, draws: Draws) -> tuple[jax.Array, Metrics]:
         """The two losses' sum, whose gradient is each player's own: the other's parameters are behind a stop_gradient."""
         still = jax.lax.stop_gradient
         tokens, negative, b = batch["tokens"], batch["negative"], batch["tokens"].shape[0]
-        real, fake = (augment(image, draws, loss, reach) for image in (to_float(batch["image"]), gan.draw(params, tokens, z)))
+        twice = tokens[::TWICE] if loss.diversity else tokens[:0]
+        image, drawn = to_float(batch["image"]), gan.draw(params, jnp.concatenate([tokens, twice]), z)
+        real, fake = (augment(x, draws, loss, reach) for x in (image, drawn[:b]))
         all_tokens, all_negatives = everywhere((tokens, negative))
         same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
 
@@ -93,6 +105,9 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         loss_g = losses.generator_loss(loss.adversarial, still(real_own), gan.score(judge, seen_fake, own))
         if loss.contrast[1]:
             loss_g += loss.contrast[1] * contrast(judge, seen_fake, own, other)
+        if loss.diversity:
+            once, again, truth = (losses.layout(x) for x in (drawn[:b:TWICE], drawn[b:], image))
+            loss_g += loss.diversity * losses.diversity_loss(once, again, everywhere(truth), loss.apart)
 
         metrics = {"match_gap": jnp.mean((real_own - real_other) * valid), "score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own)}
         return loss_d + loss_g, metrics | {"d_loss": loss_d, "g_loss": loss_g, "r1": r1, "r2": r2}
@@ -101,7 +116,9 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         rows = batch["image"].shape[0]
         gamma = cosine(*loss.gamma, state.step / config.steps)
         draws = mine(draw(stream(state.seed, state.step, Stream.AUGMENT), config.batch, reach), rows)
-        z = mine(jax.random.normal(stream(state.seed, state.step, Stream.NOISE), (config.batch, gan.model.noise)), rows)
+        z = noise(state, Stream.NOISE, rows, config.batch)
+        if loss.diversity:
+            z = jnp.concatenate([z, noise(state, Stream.NOISE_AGAIN, rows // TWICE, config.batch // TWICE)])
         grads, metrics = mean(jax.grad(both_losses, has_aux=True)(state.params, batch, gamma, z, draws))
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))

@@ -11,7 +11,7 @@ from dallegan.data.pipeline import make_batches, make_dataset, make_source, make
 from dallegan.models.gan import Gan
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner
-from dallegan.state import init_state
+from dallegan.state import init_state, start_from
 from dallegan.steps import make_train_step
 
 
@@ -21,6 +21,7 @@ def run(config, devices):
     source = make_source(config)
     batches = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
     state, losses = runner.init(), []
+    state = runner.place(start_from(runner.view(state), gan.init(jax.random.key(7))))  # as a run with `init_from`
     before = [np.array(x) for x in jax.tree.leaves(runner.view(state).params)]
     for _ in range(5):
         state, metrics = runner.step(state, runner.put(next(batches)))
@@ -34,7 +35,7 @@ def run(config, devices):
 # Captions are cut short, for the unrolled GRU compiles four times here.
 # Adam divides a gradient by its own size: with the usual epsilon, one that is nothing but rounding would be a whole step (the
 # attention behind its LayerScale of 1e-5 has such). With an epsilon above the rounding, equal gradients give equal parameters.
-SETTINGS = {"batch": 16, "text__length": 6, "optim__lr": (1e-2, 1e-2), "optim__lr_d": (1e-2, 1e-2), "optim__eps": 1e-2}
+SETTINGS = {"batch": 32, "loss__diversity": 2.0, "text__length": 6, "optim__lr": (1e-2, 1e-2), "optim__lr_d": (1e-2, 1e-2), "optim__eps": 1e-2}
 BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),

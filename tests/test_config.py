@@ -8,7 +8,7 @@ from dallegan.config import check, conflicts, from_json, load_preset, presets, t
 from dallegan.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["quickstart", "dcgan", "storybook64", "emoji64", "base256"])
+@pytest.mark.parametrize("name", presets())
 def test_presets_are_valid_and_survive_json(name):
     config = load_preset(name)
     check(config)
@@ -21,7 +21,7 @@ def test_attention_may_be_nowhere():
 
 
 def test_presets_are_listed():
-    assert {"quickstart", "dcgan", "storybook64", "emoji64", "base256"} <= set(presets())
+    assert {"quickstart", "dcgan", "storybook32", "storybook64", "emoji64", "base256"} <= set(presets())
 
 
 def test_flags_override_a_preset():
@@ -53,6 +53,8 @@ def test_flags_override_a_preset():
         ({"model__width": 130}, "--model.width 130"),
         ({"seed": 2**32}, r"--seed 4294967296: must be below 2\^32"),
         ({"loss__cutout": 1.0}, "--loss.cutout 1.0: a share"),
+        ({"loss__diversity": 1.0, "loss__apart": 0.0}, "--loss.apart 0.0: must be above 0"),
+        ({"loss__diversity": 1.0, "data__size": 20, "model__patch": 5, "model__critic_patch": 5}, "--loss.diversity 1.0: needs .* multiple of 8"),
     ],
 )
 def test_contradictions_are_refused(changes, message):

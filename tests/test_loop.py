@@ -104,6 +104,36 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(finished, tmp_path):
     assert digest(workdir) == digest(finished)
 
 
+def test_a_run_may_start_from_a_trained_model(finished, tmp_path):
+    """Without learning, the model comes out as it went in, moving average and all; a saved folder does as well as a run."""
+    model = dallegan.load(finished)
+    model.save(tmp_path / "saved")
+    for origin in (finished, tmp_path / "saved"):
+        workdir = tmp_path / f"from-{origin.name}"
+        workdir.mkdir()  # as a kill before the first checkpoint left it, of another origin
+        (workdir / "tokenizer.model").write_bytes(b"rubbish")
+        config = tiny(workdir=str(workdir), steps=2, init_from=str(origin), optim__lr=(0.0, 0.0), optim__lr_d=(0.0, 0.0))
+        train(config)
+        again = dallegan.load(config.workdir)
+        assert again.tokenizer.encode("a cat").tolist() == model.tokenizer.encode("a cat").tolist()
+        for new, old in zip(jax.tree.leaves(again.params), jax.tree.leaves(dallegan.load(origin).params), strict=True):
+            np.testing.assert_array_equal(new, old)
+    (finished / "checkpoints").rename(finished / "moved")  # what has begun needs its origin no more
+    try:
+        train(dataclasses.replace(config, workdir=str(tmp_path / "from-done"), init_from=str(finished)))
+        with pytest.raises(UserError, match=r"--init-from: .* is not a model"):
+            train(dataclasses.replace(config, workdir=str(tmp_path / "other"), init_from=str(finished)))
+    finally:
+        (finished / "moved").rename(finished / "checkpoints")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_of_another_shape_is_no_start(finished, tmp_path):
+    with pytest.raises(UserError, match=r"another network \(model.width: 16 -> 32\)"):
+        train(tiny(workdir=str(tmp_path / "wide"), init_from=str(finished), model__width=32))
+    assert not (tmp_path / "wide").exists()
+
+
 def test_another_configuration_is_refused(finished):
     with pytest.raises(UserError, match=r"model.width: 16 -> 32") as error:
         train(tiny(workdir=str(finished), model__width=32))

@@ -60,6 +60,24 @@ def test_contrast_is_the_cross_entropy_of_the_true_pairs():
     assert gradient[0, 3] == 0
 
 
+def test_diversity_is_a_share_of_real_distance_and_ends_there():
+    real = jax.random.uniform(jax.random.key(0), (6, 32, 32, 3), minval=-1)
+    fake, other = jax.random.uniform(jax.random.key(1), (2, 4, 32, 32, 3), minval=-1)
+    pooled = lambda x: np.asarray(x, np.float64).reshape(-1, 8, 4, 8, 4, 3).mean((2, 4))
+    centred = lambda x: pooled(x) - pooled(x).mean((1, 2), keepdims=True)
+    far = lambda a, b: np.abs(centred(a) - centred(b)).mean((1, 2, 3))
+    loss = lambda again, apart: losses.diversity_loss(*map(losses.layout, (fake, again, real)), apart)
+    scale = far(real, np.roll(real, 1, 0)).mean()
+    np.testing.assert_allclose(loss(other, 4.0), -(far(fake, other) / (4 * scale)).mean(), rtol=1e-5)
+    assert loss(other, 0.1) == -1
+    assert loss(fake, 0.5) == 0
+    alike = jnp.zeros((6, 8, 8, 3))
+    assert jnp.isfinite(jax.grad(lambda x: losses.diversity_loss(x, alike, alike, 0.5))(alike)).all()
+    # brightness is no diversity, nor are dots
+    np.testing.assert_allclose(loss(fake + 0.3, 0.5), 0, atol=1e-6)
+    np.testing.assert_allclose(loss(fake + 0.3 * (-1.0) ** jnp.arange(32)[:, None], 0.5), 0, atol=1e-6)
+
+
 def test_gradient_penalty_of_a_quadratic():
     x = jax.random.normal(jax.random.key(0), (4, 5, 5, 3))
     a = jax.random.normal(jax.random.key(1), (5, 5, 3))

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ from conftest import tiny
 from PIL import Image
 
 import dallegan
+from dallegan import sampling
 from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
 from dallegan.sampling import Model, make_gan, write_samples
@@ -84,6 +86,16 @@ def test_unwritable_out(model, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
         list(write_samples(model, [BEAR], tmp_path / "file" / "x"))
+
+
+def test_a_shipped_model_is_loaded_by_its_name(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "SHIPPED", tmp_path / "assets")
+    monkeypatch.chdir(tmp_path)
+    model.save(tmp_path / "assets" / "tiny-16")
+    assert dallegan.load("tiny-16").config == model.config
+    for path in ("./tiny-16", pathlib.Path("tiny-16"), "assets"):
+        with pytest.raises(UserError, match=r"is not a model: no .*In the package: tiny-16"):
+            dallegan.load(path)
 
 
 def test_load_of_what_is_not_a_model(tmp_path):

@@ -13,7 +13,7 @@ from dallegan.models.layers import to_float
 from dallegan.optim import optimizer
 from dallegan.rng import Stream, stream
 from dallegan.state import init_state
-from dallegan.steps import make_train_step
+from dallegan.steps import TWICE, make_train_step
 
 DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__beta1": 0.5, "loss__gamma": (0.0, 0.0)}
 
@@ -72,7 +72,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batches):
 
 
 def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
-    config = tiny(loss__shift=0.0, text__length=6)  # short, for the unrolled GRU compiles four times here
+    config = tiny(loss__shift=0.0, loss__diversity=2.0, text__length=6)  # short, for the unrolled GRU compiles four times here
     batch = {k: v if k == "image" else v[:, :6] for k, v in batches[0].items()}
     gan, plain = Gan(config.text, config.model, config.data.size), optax.sgd(1.0)
     params = jax.jit(gan.init)(stream(config.seed, 0, Stream.INIT))
@@ -82,6 +82,7 @@ def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
 
     real, tokens, negative = to_float(batch["image"]), batch["tokens"], batch["negative"]
     z = jax.random.normal(stream(config.seed, 0, Stream.NOISE), (config.batch, gan.model.noise))
+    z_again = jax.random.normal(stream(config.seed, 0, Stream.NOISE_AGAIN), (config.batch // TWICE, gan.model.noise))
     drawn = jax.jit(gan.draw)(params, tokens, z)
     same = (tokens[:, None] == jnp.concatenate([tokens, negative])).all(-1)
     valid = (tokens != negative).any(1)
@@ -100,8 +101,10 @@ def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
 
     def g_loss(g):
         p = {"generator": g, "discriminator": params["discriminator"]}
-        image = gan.draw(p, tokens, z)
-        return losses.generator_loss("rpgan", gan.discriminate(p, real, tokens), gan.discriminate(p, image, tokens)) + contrast(p, image)
+        image, again = gan.draw(p, tokens, z), gan.draw(p, tokens[::TWICE], z_again)
+        game = losses.generator_loss("rpgan", gan.discriminate(p, real, tokens), gan.discriminate(p, image, tokens))
+        diversity = losses.diversity_loss(*map(losses.layout, (image[::TWICE], again, real)), config.loss.apart)
+        return game + contrast(p, image) + 2 * diversity
 
     for side, loss in (("discriminator", d_loss), ("generator", g_loss)):
         expected = jax.jit(jax.grad(loss))(params[side])

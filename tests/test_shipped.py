@@ -1,0 +1,31 @@
+"""The model that ships draws what its card says."""
+
+import numpy as np
+import pytest
+
+import dallegan
+from dallegan.data.grammar import Caption, Scene, Thing
+from dallegan.evaluate import Judged
+from dallegan.models.judge import facts, load_judge
+from dallegan.sampling import DEFAULT, SHIPPED
+
+BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))
+SAID = frozenset({"0.kind", "0.colour", "0.size", "0.pose", "place"})
+SENTENCES = {"一只棕色的大熊站在雪地里": "zh", "a big brown bear standing in the snow": "en"}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_sentence_to_get_right(sentence):
+    images = dallegan.load().sample(sentence, n=16)
+    assert len({image.tobytes() for image in images}) == 16
+    said = facts([BEAR] * 16, [Caption(sentence, SENTENCES[sentence], SAID)] * 16)
+    right = Judged(load_judge(), images).right(said)
+    assert np.mean(right["all"]) >= 0.75, {k: float(np.mean(v)) for k, v in right.items()}
+
+
+def test_it_is_small_and_has_a_card():
+    files = {path.name: path.stat().st_size for path in (SHIPPED / DEFAULT).iterdir()}
+    assert set(files) == {"README.md", "config.json", "model.safetensors", "tokenizer.model"}
+    assert files["model.safetensors"] <= 16 * 2**20
+    card = (SHIPPED / DEFAULT / "README.md").read_text()
+    assert all(word in card for word in ("license: apache-2.0", "## Limits", "python train.py"))
