@@ -39,7 +39,7 @@ from dallegan.image import grid, save_png
 from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
 from dallegan.models.layers import to_float
-from dallegan.runtime import about
+from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import DEFAULT, Model, load
 
 SUBSET = 1000  # of a KID estimate
@@ -375,4 +375,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(run(main))
