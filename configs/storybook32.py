@@ -2,9 +2,10 @@
 
 python train.py quickstart --steps 1896 && python train.py storybook32
 
-2 cores of an AMD EPYC with AVX2 only (GEMM 150 GF/s), jax 0.10.2, 2026-11-24: 22 min for the first command, 1 h 22 min for the second. By `python -m
-dallegan.evaluate --n 2000`: every named attribute right in 84 % of `test` and 82 % of `heldout`; kind 87 %, pose 88 %, the others 98 % or more; 1,145 of
-1,280 combinations; diversity within a caption 10.8 (real pictures 9.6); KID 0.0996. Saved with `dallegan.load("runs/storybook32").save(FOLDER)`.
+2 cores of an AMD EPYC with AVX2 only (GEMM 150 GF/s), jax 0.10.2, 2026-11-24: 22 min for the first command, 1 h 22 min for the second (ten of them beside
+other work). By `python -m dallegan.evaluate --n 2000`: every named attribute right in 84 % of `test` and 82 % of `heldout`; kind 87 %, pose 88 %, the others
+98 % or more; 1,145 of 1,280 combinations; diversity within a caption 10.8 (real pictures 9.6); KID 0.0996. Saved with
+`dallegan.load("runs/storybook32").save(FOLDER)`.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig

@@ -52,7 +52,7 @@ def contrastive_loss(match: jax.Array, same: jax.Array) -> jax.Array:
 
 
 def layout(image: jax.Array) -> jax.Array:
-    """f32[B, H, W, 3] -> f32[B, 8, 8, 3]: what is where; the picture shrunk to 8×8, less its mean colour."""
+    """f32[B, H, W, 3] -> f32[B, 8, 8, 3]: what is where; the picture shrunk to 8×8, less its mean colour. H, W: multiples of 8."""
     b, h, w, _ = image.shape
     small = jnp.mean(image.reshape(b, 8, h // 8, 8, w // 8, 3), (2, 4))
     return small - jnp.mean(small, (1, 2), keepdims=True)
