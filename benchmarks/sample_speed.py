@@ -18,6 +18,7 @@ import numpy as np
 
 import dallegan
 from dallegan.cli import parse, run
+from dallegan.parallel import compiled
 from dallegan.runtime import about
 from dallegan.sampling import DEFAULT, to_uint8
 
@@ -66,7 +67,7 @@ def main() -> None:
     def at_once(batch: int) -> float:
         tokens = np.repeat(model.tokenizer.encode([PROMPT]), batch, 0)
         noise = jnp.ones((batch, model.gan.model.noise))
-        draw = jax.jit(lambda params: to_uint8(model.gan.draw(params, tokens, noise)))
+        draw = compiled(lambda params: to_uint8(model.gan.draw(params, tokens, noise)))
         return batch / float(np.median(seconds(lambda: np.asarray(draw(model.params)), 7)))
 
     one = 1e3 * np.array(seconds(lambda: model.sample([PROMPT]), 100))

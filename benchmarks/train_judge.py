@@ -27,7 +27,7 @@ from dallegan.data.storybook import Storybook
 from dallegan.models.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
 from dallegan.models.layers import to_float
 from dallegan.models.weights import write_weights
-from dallegan.parallel import compile_fast
+from dallegan.parallel import fast_options
 from dallegan.runtime import about, restart_with_huge_pages
 
 
@@ -105,7 +105,8 @@ def train(args: Args, data: dict[int, list[tuple[np.ndarray, Facts]]]):
             truths.append(jax.tree.map(lambda *x: np.concatenate(x), *(jax.tree.map(lambda x, r=r: x[r], t) for (_, t), r in zip(sets, rows, strict=True))))
         return images, truths
 
-    compiled, values = compile_fast(jax.jit(step, donate_argnums=0).lower(state, *batch(0), jax.random.key(0))), []
+    compiled = jax.jit(step, donate_argnums=0, compiler_options=fast_options()).lower(state, *batch(0), jax.random.key(0)).compile()
+    values = []
     with concurrent.futures.ThreadPoolExecutor(1) as ahead:
         upcoming = ahead.submit(batch, 0)
         for i in (bar := tqdm(range(args.steps), unit="step")):

@@ -20,7 +20,7 @@ from dallegan.data.pipeline import HostBatch, make_batches, make_dataset, make_s
 from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
 from dallegan.optim import ema_update, optimizer
-from dallegan.parallel import Runner, compile_fast
+from dallegan.parallel import Runner, fast_options
 from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
 from dallegan.state import GanState, init_state
@@ -72,7 +72,7 @@ def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: G
         del calls["penalties_and_gradient"]
     times = {}
     for name, (function, *args) in calls.items():
-        compiled = compile_fast(jax.jit(function).lower(*args))
+        compiled = jax.jit(function).lower(*args).compile(compiler_options=fast_options())
         times[name] = round(1e3 * median_seconds(lambda compiled=compiled, args=args: compiled(*args), 10), 1)
     return times
 

@@ -39,6 +39,7 @@ from dallegan.image import grid, save_png
 from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
 from dallegan.models.layers import to_float
+from dallegan.parallel import compiled
 from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import DEFAULT, Model, load
 
@@ -90,7 +91,7 @@ class Judged:
     """What the judge makes of pictures, and whether that is what captions say."""
 
     def __init__(self, judge: Any, images: np.ndarray) -> None:
-        self.seen: Facts = by_chunks(functools.partial(read, judge), images, "judge")
+        self.seen: Facts = by_chunks(functools.partial(compiled(read), judge), images, "judge")
 
     def right(self, said: Facts) -> dict[str, np.ndarray]:
         """`judge.obeys`, bool[N] for each attribute and "all"."""
@@ -151,7 +152,6 @@ def draw(model: Model, captions: Sequence[str], n: int, seed: int, what: str) ->
     return np.concatenate(pieces)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _critic(gan: Gan, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     """The discriminator's score of uint8 pictures with their captions' tokens."""
     return gan.discriminate(params, to_float(batch["image"]), batch["tokens"])
@@ -201,7 +201,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
         elif not shown:
             batch = {"image": fake, "tokens": model.tokenizer.encode(captions, quiet=True)}
-            score = by_chunks(functools.partial(_critic, model.gan, model.params), batch, "critic")
+            score = by_chunks(functools.partial(compiled(_critic, (0,)), model.gan, model.params), batch, "critic")
         if features is not None:
             seen, drawn = features.extract(real), features.extract(fake)
             part |= distances(seen, drawn, features.frechet) | clip_scores(features, seen, drawn, captions)

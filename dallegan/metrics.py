@@ -35,17 +35,30 @@ def _gaussian(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def kernel_distance(key: jax.Array, real: jax.Array, fake: jax.Array, subsets: int = 100, size: int = 1000) -> jax.Array:
     """KID, f32[subsets]: the unbiased squared MMD under the kernel (x·y / D + 1)³ (arXiv 1801.01401) of `size` rows drawn from either
     set, without replacement. Their mean is the estimate, their deviation what one subset scatters by. ValueError for a `size`
-    above either set's."""
+    above either set's.
+
+    The kernel of every two rows is computed once, and summed over the subsets that have both: at 2,000 rows a twentieth of the products
+    that subset by subset would take.
+    """
     if size > min(len(real), len(fake)):
         raise ValueError(f"subsets of {size} rows from sets of {len(real)} and {len(fake)}")
-    kernel = lambda x, y: (_matmul(x, y.T) / x.shape[1] + 1) ** 3
+    kernel = lambda row, x: (_matmul(x, row) / len(row) + 1) ** 3
 
-    def one(key: jax.Array) -> jax.Array:
-        a, b = (x[jax.random.permutation(k, x.shape[0])[:size]] for k, x in zip(jax.random.split(key), (real, fake), strict=True))
-        within = sum((jnp.sum(k) - jnp.trace(k)) / (size * (size - 1)) for k in (kernel(a, a), kernel(b, b)))
-        return within - 2 * jnp.mean(kernel(a, b))
+    def members(keys: jax.Array, n: int) -> jax.Array:
+        """f32[subsets, n]: 1 where the subset has the row."""
+        return jax.vmap(lambda key: jnp.zeros(n).at[jax.random.permutation(key, n)[:size]].set(1))(keys)
 
-    return jax.lax.map(one, jax.random.split(key, subsets))
+    def total(x: jax.Array, y: jax.Array, in_x: jax.Array, in_y: jax.Array) -> jax.Array:
+        """f32[subsets]: the kernel's sum over all pairs of rows of a subset."""
+        return jnp.sum(in_x.T * _by_row(lambda row: _matmul(in_y, kernel(row, y)), x), 0)
+
+    def within(x: jax.Array, in_x: jax.Array) -> jax.Array:
+        """f32[subsets]: the kernel's mean over pairs of different rows."""
+        return (total(x, x, in_x, in_x) - _matmul(in_x, jax.vmap(kernel)(x, x[:, None])[:, 0])) / (size * (size - 1))
+
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, subsets))
+    in_real, in_fake = members(keys[:, 0], len(real)), members(keys[:, 1], len(fake))
+    return within(real, in_real) + within(fake, in_fake) - 2 * total(real, fake, in_real, in_fake) / size**2
 
 
 def _squared_distances(row: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """One step over many devices: `jit` over a ("data", "fsdp") mesh, or `pmap` with averaged gradients. Same numbers either way."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,27 @@ AXIS = "data"
 Devices = Sequence[Any]  # of jax.Device
 # On CPU, XLA's YNNPACK fusions run the weight gradient of a 3×3 convolution at half the speed of its older kernels, while
 # they win for plain matrix products: benchmarks/LOG.md.
-CPU_OPTIONS: dict[str, bool | str] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+@functools.cache
+def fast_options() -> dict[str, Any]:
+    """CPU_OPTIONS where this is a CPU and its version of XLA knows them, else nothing."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0).lower().compile(compiler_options=CPU_OPTIONS)
+    except Exception:  # the type of an unknown option's exception is not stable
+        return {}
+    return CPU_OPTIONS
+
+
+@functools.cache
+def compiled(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """`function` under jit, for a few hundred calls forward. Half optimized by LLVM on a CPU: as fast where nearly all is convolutions and
+    products, and compiled sooner (benchmarks/LOG.md)."""
+    options = fast_options()
+    return jax.jit(function, static_argnums=static, compiler_options=options and options | {"xla_backend_optimization_level": 1})
 
 
 def compute_dtype(config: Config) -> Any:
@@ -112,7 +133,7 @@ class Runner:
                 self._step(None), donate_argnums=0,
                 in_shardings=(self.state_shardings, self.batch_sharding), out_shardings=(self.state_shardings, None),
             )  # fmt: skip
-        self._compiled = compile_fast(mapped.lower(state, batch))
+        self._compiled = mapped.lower(state, batch).compile(compiler_options=fast_options())
 
     def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         """One train step."""
@@ -128,13 +149,3 @@ class Runner:
         """Bytes on each device that XLA plans for one step: state, batch and scratch, once compiled."""
         plan = self._compiled.memory_analysis()
         return plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-
-
-def compile_fast(lowered: Any) -> Any:
-    """Compiles with the options that are fast on this backend, where this version of XLA knows them."""
-    if jax.default_backend() == "cpu":
-        try:
-            return lowered.compile(compiler_options=CPU_OPTIONS)
-        except Exception:  # an option unknown to this version; the exception's type is not stable
-            pass
-    return lowered.compile()

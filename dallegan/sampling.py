@@ -1,7 +1,6 @@
 """Captions to pictures: the `Model` that a user holds."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -26,7 +25,7 @@ from dallegan.models.gan import Gan, Params
 from dallegan.models.layers import to_float
 from dallegan.models.weights import read_weights, write_weights
 from dallegan.optim import optimizer
-from dallegan.parallel import compute_dtype
+from dallegan.parallel import compiled, compute_dtype
 from dallegan.rng import Stream, stream
 from dallegan.state import init_state
 from dallegan.tokenizer import Tokenizer
@@ -43,17 +42,14 @@ def to_uint8(image: jax.Array) -> jax.Array:
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _draw(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.Array:
     return to_uint8(gan.draw(params, tokens, noise))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
     return gan.discriminate(params, to_float(image), tokens)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _noise(dims: int, key: jax.Array, caption: jax.Array, index: jax.Array) -> jax.Array:
     """Latents f32[B, dims], each a function of its caption and its own index alone."""
     fold = jax.vmap(lambda c, i: jax.random.fold_in(jax.random.fold_in(key, c), i))
@@ -101,9 +97,9 @@ class Model:
         total = len(tokens) * n
         for start in range(0, total, CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
-            noise = truncation * _noise(self.gan.model.noise, key, marks[rows // n], (rows % n).astype(np.uint32))
-            images = _draw(self.gan, self.params, tokens[rows // n], noise)
-            score = _score(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
+            noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, key, marks[rows // n], (rows % n).astype(np.uint32))
+            images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], noise)
+            score = compiled(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
             yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
 
     def save(self, folder: str | pathlib.Path) -> None:

@@ -58,11 +58,11 @@ class EfficientNetLite0(nn.Module):
         for i, (expansion, kernel, stride, features) in enumerate(BLOCKS):
             inputs, width = x, expansion * x.shape[-1]
             if expansion > 1:
-                x = jax.nn.relu6(nn.Conv(width, (1, 1), name=f"block{i}_expand")(x))
+                x = jax.nn.relu6(nn.Dense(width, name=f"block{i}_expand")(x))
             x = jax.nn.relu6(Depthwise(kernel, stride, name=f"block{i}_depthwise")(x))
-            x = nn.Conv(features, (1, 1), name=f"block{i}_project")(x)
+            x = nn.Dense(features, name=f"block{i}_project")(x)
             x = x + inputs if stride == 1 and features == inputs.shape[-1] else x
-        return jnp.mean(jax.nn.relu6(nn.Conv(FEATURES, (1, 1), name="head")(x)), (1, 2))
+        return jnp.mean(jax.nn.relu6(nn.Dense(FEATURES, name="head")(x)), (1, 2))
 
 
 def weights_file() -> pathlib.Path:
@@ -95,9 +95,10 @@ def load_params(file: pathlib.Path) -> dict[str, Any]:
 
 
 def _fold(arrays: dict[str, np.ndarray], convolution: str, norm: str) -> dict[str, np.ndarray]:
-    """A convolution (kernel OIHW) and the batch normalization after it, as one kernel HWIO and bias."""
+    """A convolution (kernel OIHW) and the batch normalization after it, as one kernel (HWIO, or IO where it is 1×1) and bias."""
     scale = arrays[f"{norm}.weight"] / np.sqrt(arrays[f"{norm}.running_var"] + EPSILON)
     kernel = arrays[f"{convolution}.weight"].transpose(2, 3, 1, 0) * scale
+    kernel = kernel[0, 0] if kernel.shape[:2] == (1, 1) else kernel
     return {"kernel": kernel, "bias": arrays[f"{norm}.bias"] - arrays[f"{norm}.running_mean"] * scale}
 
 

@@ -4,9 +4,12 @@ import pathlib
 from typing import Any
 
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
+import numpy as np
 import safetensors
 import safetensors.flax
+import safetensors.numpy
 
 from dallegan.errors import UserError
 from dallegan.files import write_whole
@@ -22,9 +25,10 @@ def read_weights(file: pathlib.Path, expected: Any) -> Any:
     """The tree in float32. UserError where the file is missing, damaged or of other names and shapes than the tree `expected`."""
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(expected, sep="/")
     try:
-        arrays = safetensors.flax.load_file(file)
+        arrays = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file}: the weights cannot be read: {error}") from None
     if {name: x.shape for name, x in arrays.items()} != {name: x.shape for name, x in flat.items()}:
         raise UserError(f"{file}: the weights of another network")
-    return flax.traverse_util.unflatten_dict({name: x.astype(jnp.float32) for name, x in arrays.items()}, sep="/")
+    # numpy's conversion: JAX would compile one for each shape, which took longer than all else that loading does
+    return jax.device_put(flax.traverse_util.unflatten_dict({name: x.astype(np.float32) for name, x in arrays.items()}, sep="/"))
