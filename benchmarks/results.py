@@ -79,10 +79,28 @@ def quality() -> str:
     return text
 
 
+def runs_of(whole: bool) -> list[dict]:
+    """The lines of stability.jsonl: of the ablation, or of the short runs."""
+    lines = [json.loads(line) for line in (HERE / "results" / "stability.jsonl").read_text().splitlines()]
+    return [r for r in lines if r.get("whole", False) == whole]
+
+
+def ablation() -> str:
+    """A row a case, over its seeds."""
+    lines, rows = runs_of(whole=True), []
+    if not lines:
+        return ""
+    for case, steps in dict.fromkeys((r["case"], r["steps"]) for r in lines):
+        runs = [r for r in lines if (r["case"], r["steps"]) == (case, steps)]
+        of_each = [", ".join(f"{r[k]:.3f}" for r in runs) for k in ("alignment", "kind", "pose")]
+        rows.append([case, steps, *of_each, *(statistics.mean(r[k] for r in runs) for k in ("alignment", "within", "images_per_second"))])
+    head = ["case", "steps of 32", "alignment, a seed each", "kind", "pose", "mean alignment", "deviation within captions", "images/s"]
+    return table(head, rows) + "".join(map(origin, {r["about"]["command"] + r["about"]["device"]: r["about"] for r in lines}.values()))
+
+
 def stability() -> str:
     """A row a case, over its seeds."""
-    lines = [json.loads(line) for line in (HERE / "results" / "stability.jsonl").read_text().splitlines()]
-    rows = []
+    lines, rows = runs_of(whole=False), []
     for case, steps in dict.fromkeys((r["case"], r["steps"]) for r in lines if r["case"] != "digits"):
         runs = [r for r in lines if (r["case"], r["steps"]) == (case, steps)]
         whole = [r for r in runs if not r["diverged"]]
@@ -128,14 +146,15 @@ def main() -> None:
     sections = {
         "Models": ("evaluate_*.json", evaluation), "Training speed": ("train_speed*.json", train_speed),
         "Alignment by `--best-of`": ("best_of*.json", best_of),
-        "Quality for equal seconds": ("quality*.json", quality), "Stability": ("stability.jsonl", stability),
+        "Quality for equal seconds": ("quality*.json", quality),
+        "Ablation of quickstart": ("stability.jsonl", ablation), "Stability": ("stability.jsonl", stability),
         "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
     text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: [LOG.md](LOG.md).\n"
     for title, (pattern, section) in sections.items():
-        if read(pattern):
-            text += f"\n## {title}\n\n{section()}"
+        if read(pattern) and (body := section()):
+            text += f"\n## {title}\n\n{body}"
     (HERE / "RESULTS.md").write_text(text)
 
 

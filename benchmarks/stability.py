@@ -1,6 +1,7 @@
-"""Does training survive? Short runs of each loss option and text encoder over seeds, and the 1,000 modes of stacked digits.
+"""Does training survive, and what is each part worth? Short runs of each option over seeds, and the 1,000 modes of stacked digits.
 
-python benchmarks/stability.py [--seeds N] [--steps N] [--cases NAME...]
+python benchmarks/stability.py [--seeds N] [--steps N] [--cases NAME...]            does it survive: a narrow generator, few steps
+python benchmarks/stability.py --whole --seeds 2 --steps 640 [--cases NAME...]      the ablation: the preset as it is
 
 Adds a line a run to benchmarks/results/stability.jsonl and skips the runs that are there.
 """
@@ -30,7 +31,8 @@ from dallegan.runtime import about, restart_with_huge_pages
 RESULTS = pathlib.Path(__file__).parent / "results" / "stability.jsonl"
 CASES: dict[str, dict] = {
     "rpgan": {}, "hinge": {"loss__adversarial": "hinge"}, "nonsaturating": {"loss__adversarial": "nonsaturating"},
-    "no R2": {"loss__r2": False}, "no penalty": {"loss__gamma": (0.0, 0.0)}, "transformer": {"text__encoder": "transformer"}, "dcgan": {},
+    "no R2": {"loss__r2": False}, "no penalty": {"loss__gamma": (0.0, 0.0)}, "transformer": {"text__encoder": "transformer"},
+    "untied": {"model__tied": False}, "diversity": {"loss__diversity": 2.0}, "no matching": {"loss__matching": 0.0}, "dcgan": {},
 }  # fmt: skip
 
 
@@ -39,7 +41,8 @@ class Args:
     """Count what goes wrong."""
 
     seeds: int = 10
-    steps: int = 400  # of 32 pictures
+    steps: int = 400  # of 32 pictures; schedules shrink with them
+    whole: bool = False  # the preset's own generator, and 1,000 captions of `test` instead of 256
     cases: tuple[str, ...] = (*CASES, "digits")
     digit_steps: int = 1500
 
@@ -52,27 +55,28 @@ def changed(config: Config, **changes: object) -> Config:
     return config
 
 
-def small(preset: str, seed: int, steps: int, workdir: str) -> Config:
-    """A preset at a size whose step takes a tenth of a second on two cores."""
-    config = dataclasses.replace(load_preset(preset), steps=steps, batch=32, seed=seed, workdir=workdir, log=LogConfig(10**9, 10**9, 0, 10**9))
-    return config if preset == "dcgan" else changed(config, model__width=128, model__blocks=1)
+def make_config(preset: str, seed: int, steps: int, workdir: str, whole: bool) -> Config:
+    """A preset; unless whole, at a size whose step takes a tenth of a second on two cores."""
+    config = dataclasses.replace(load_preset(preset), steps=steps, batch=32, seed=seed, workdir=workdir, log=LogConfig(3200, 10**9, 0, 10**9))
+    return config if preset == "dcgan" or whole else changed(config, model__width=128, model__blocks=1)
 
 
-def survives(config: Config) -> dict[str, object]:
-    """Trains, and says what became of it."""
+def survives(config: Config, count: int) -> dict[str, object]:
+    """Trains, and says what became of it, by `count` captions."""
     try:
         train(config)
     except Diverged:
         return {"diverged": True}
     model, source = dallegan.load(config.workdir), make_source(config, "test")
     rng = np.random.default_rng(0)
-    examples = [source.example(i, rng) for i in range(256)]
+    examples = [source.example(i, rng) for i in range(count)]
     one = model.sample([e.caption for e in examples])
     many = model.sample([e.caption for e in examples[:32]], n=8).reshape(32, 8, -1).astype(np.float32)
-    line = json.loads((pathlib.Path(config.workdir) / "metrics.jsonl").read_text().splitlines()[-1])
-    within, across = float(many.std(1).mean()), float(one.reshape(256, -1).astype(np.float32).std(0).mean())
-    alignment = Judged(load_judge(), one).obedience(said_by(examples))["alignment"]
-    return {"diverged": False, "skipped": line["skipped"], "within": round(within, 2), "across": round(across, 2), "alignment": alignment}
+    lines = [json.loads(line) for line in (pathlib.Path(config.workdir) / "metrics.jsonl").read_text().splitlines()]
+    within, across = float(many.std(1).mean()), float(one.reshape(count, -1).astype(np.float32).std(0).mean())
+    obedience = Judged(load_judge(), one).obedience(said_by(examples))
+    found = {"skipped": lines[-1]["skipped"], "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1)}
+    return {"diverged": False} | found | {"within": round(within, 2), "across": round(across, 2)} | {k: obedience[k] for k in ("alignment", "kind", "pose")}
 
 
 def digits(config: Config, pictures: int = 8000, drawn: int = 25_600) -> dict[str, object]:
@@ -99,17 +103,18 @@ def main() -> None:
     """Runs what has not been run."""
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "dallegan" / "stability"))  # the seeds of a case share their programs
     args = parse(Args, "stability.py")
-    done = {(r["case"], r["seed"], r["steps"]) for r in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
+    done = {(r["case"], r["seed"], r["steps"], r.get("whole", False)) for r in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
     for seed in range(args.seeds):
         for case in args.cases:
             steps = args.digit_steps if case == "digits" else args.steps
-            if (case, seed, steps) in done or (case == "digits" and seed > 1):
+            if (case, seed, steps, args.whole) in done or (case == "digits" and seed > 1):
                 continue
             with tempfile.TemporaryDirectory() as workdir:
                 start = time.perf_counter()
-                config = changed(small("dcgan" if case == "dcgan" else "quickstart", seed, steps, f"{workdir}/run"), **CASES.get(case, {}))
-                found = digits(config) if case == "digits" else survives(config)
-            row = {"case": case, "seed": seed, "steps": steps, "seconds": round(time.perf_counter() - start)} | found
+                config = make_config("dcgan" if case == "dcgan" else "quickstart", seed, steps, f"{workdir}/run", args.whole)
+                config = changed(config, **CASES.get(case, {}))
+                found = digits(config) if case == "digits" else survives(config, 1000 if args.whole else 256)
+            row = {"case": case, "seed": seed, "steps": steps, "whole": args.whole, "seconds": round(time.perf_counter() - start)} | found
             print(row, file=sys.stderr, flush=True)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(row | {"about": about()}) + "\n")

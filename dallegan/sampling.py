@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dallegan.checkpoint import Checkpoints
 from dallegan.config import Config, check, from_json, to_json
 from dallegan.errors import UserError
 from dallegan.files import write_whole
@@ -156,6 +155,8 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     gan = make_gan(config, tokenizer.size)
     if saved:
         return Model(gan, read_weights(folder / WEIGHTS, jax.eval_shape(gan.init, jax.random.key(0))), tokenizer, config)
+    from dallegan.checkpoint import Checkpoints  # and Orbax, a quarter of a second that a saved model does not need
+
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
