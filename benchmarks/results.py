@@ -86,14 +86,15 @@ def runs_of(whole: bool) -> list[dict]:
 
 
 def ablation() -> str:
-    """A row a case, over its seeds."""
+    """A row a case, over its seeds; a run that diverged counts as 0."""
     lines, rows = runs_of(whole=True), []
     if not lines:
         return ""
+    number = lambda r, k: 0.0 if r["diverged"] else r[k]
     for case, steps in dict.fromkeys((r["case"], r["steps"]) for r in lines):
         runs = [r for r in lines if (r["case"], r["steps"]) == (case, steps)]
-        of_each = [", ".join(f"{r[k]:.3f}" for r in runs) for k in ("alignment", "kind", "pose")]
-        rows.append([case, steps, *of_each, *(statistics.mean(r[k] for r in runs) for k in ("alignment", "within", "images_per_second"))])
+        of_each = [", ".join(f"{number(r, k):.3f}" for r in runs) for k in ("alignment", "kind", "pose")]
+        rows.append([case, steps, *of_each, *(statistics.mean(number(r, k) for r in runs) for k in ("alignment", "within", "images_per_second"))])
     head = ["case", "steps of 32", "alignment, a seed each", "kind", "pose", "mean alignment", "deviation within captions", "images/s"]
     return table(head, rows) + "".join(map(origin, {r["about"]["command"] + r["about"]["device"]: r["about"] for r in lines}.values()))
 

@@ -23,6 +23,7 @@ import dallegan
 from dallegan.cli import parse, run
 from dallegan.config import Config, DataConfig, LogConfig, load_preset
 from dallegan.data.pipeline import make_source
+from dallegan.errors import UserError
 from dallegan.evaluate import Judged, said_by
 from dallegan.loop import Diverged, train
 from dallegan.models.judge import load_judge
@@ -103,11 +104,13 @@ def main() -> None:
     """Runs what has not been run."""
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "dallegan" / "stability"))  # the seeds of a case share their programs
     args = parse(Args, "stability.py")
+    if unknown := [case for case in args.cases if case not in (*CASES, "digits")]:
+        raise UserError(f"--cases {unknown[0]}: choose from {', '.join((*CASES, 'digits'))}")
     done = {(r["case"], r["seed"], r["steps"], r.get("whole", False)) for r in map(json.loads, RESULTS.read_text().splitlines())} if RESULTS.exists() else set()
     for seed in range(args.seeds):
         for case in args.cases:
             steps = args.digit_steps if case == "digits" else args.steps
-            if (case, seed, steps, args.whole) in done or (case == "digits" and seed > 1):
+            if (case, seed, steps, args.whole) in done or (case == "digits" and (args.whole or seed > 1)):
                 continue
             with tempfile.TemporaryDirectory() as workdir:
                 start = time.perf_counter()
