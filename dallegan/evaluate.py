@@ -203,7 +203,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             batch = {"image": fake, "tokens": model.tokenizer.encode(captions, quiet=True)}
             score = by_chunks(functools.partial(compiled(_critic, (0,)), model.gan, model.params), batch, "critic")
         if features is not None:
-            seen, drawn = features.extract(real), features.extract(fake)
+            seen, drawn = features.of_real(real), features.extract(fake)
             part |= distances(seen, drawn, features.frechet) | clip_scores(features, seen, drawn, captions)
             if split == "train" and config.data.source == model.config.data.source:
                 part["memorized"] = memorized(source, drawn, features, config.data.flip)
@@ -230,7 +230,7 @@ def memorized(source: Source, drawn: np.ndarray, features: Features, flip: bool)
     rng = np.random.default_rng(0)
     different = {image.tobytes(): image for image in (source.example(i, rng).image for i in range(len(source)))}
     images = np.stack(list(different.values()))
-    known = features.extract(np.concatenate([images, images[:, :, ::-1]]) if flip else images)
+    known = features.of_real(np.concatenate([images, images[:, :, ::-1]]) if flip else images)
     return float(metrics.memorized(jnp.asarray(known), jnp.asarray(drawn)))
 
 
@@ -249,10 +249,10 @@ def within_captions(model: Model, source: Source, examples: list[Example], seed:
     if features is None:
         return {}
     few, n = examples[: WITHIN[0]], WITHIN[1]
-    group = lambda images: jnp.asarray(features.extract(images)).reshape(len(few), n, -1)
-    report = {"diversity": float(metrics.diversity(group(draw(model, [e.caption for e in few], n, seed, "diversity"))))}
+    diversity = lambda seen: float(metrics.diversity(jnp.asarray(seen).reshape(len(few), n, -1)))
+    report = {"diversity": diversity(features.extract(draw(model, [e.caption for e in few], n, seed, "diversity")))}
     if isinstance(source, Storybook):
-        report["diversity_of_real"] = float(metrics.diversity(group(render_again(source, few, n))))
+        report["diversity_of_real"] = diversity(features.of_real(render_again(source, few, n)))
     return report
 
 

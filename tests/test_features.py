@@ -1,6 +1,7 @@
 """Feature networks are read from what their makers ship, and a file can only be weights."""
 
 import os
+import pathlib
 import pickle
 
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from dallegan import metrics
 from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
-from dallegan.features import CLIP, make_features
+from dallegan.features import CLIP, Features, make_features
 from dallegan.models import efficientnet
 
 
@@ -44,6 +45,35 @@ def test_weights_are_read_and_nothing_is_executed(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not the weights of EfficientNet-Lite0"):
         efficientnet.load_params(tmp_path / "half")
     assert not (tmp_path / "executed").exists()
+
+
+def test_features_of_real_pictures_are_kept(tmp_path, monkeypatch):
+    """Computed once; anew where they are damaged, of other weights, or cannot be kept; and not kept for ever."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    computed = []
+
+    def make(scale):
+        return Features("colours", 3, lambda images: computed.append(len(images)) or images.mean((1, 2), dtype=np.float32) * scale)
+
+    images = np.random.default_rng(0).integers(0, 256, (120, 4, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(make(1).of_real(images), images.mean((1, 2), dtype=np.float32))
+    np.testing.assert_array_equal(make(1).of_real(images), images.mean((1, 2), dtype=np.float32))
+    np.testing.assert_array_equal(make(2).of_real(images), images.mean((1, 2), dtype=np.float32) * 2)
+    assert computed == [120, 50, 50, 120]
+    (file,) = (tmp_path / "cache" / "dallegan" / "features").iterdir()
+    for damaged in (b"", file.read_bytes()[:100], b"text", pickle.dumps(Evil())):
+        file.write_bytes(damaged)
+        computed.clear()
+        make(2).of_real(images)
+        assert computed[-1] == 120
+    assert not pathlib.Path("executed").exists()
+    monkeypatch.setattr("dallegan.features.KEPT", 2 * file.stat().st_size)
+    for i in range(4):
+        make(2).of_real(images + np.uint8(i + 1))
+    assert len(list(file.parent.iterdir())) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))  # a file, where a folder should be made
+    assert make(2).of_real(images).shape == (120, 3)
 
 
 @pytest.mark.parametrize(("name", "module"), [("inception", "torch_fidelity"), ("clip", "open_clip")])
