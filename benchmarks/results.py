@@ -85,6 +85,11 @@ def runs_of(whole: bool) -> list[dict]:
     return [r for r in lines if r.get("whole", False) == whole]
 
 
+def origins(lines: list[dict]) -> str:
+    """Of every command and machine once."""
+    return "".join(map(origin, {r["about"]["command"] + r["about"]["device"]: r["about"] for r in lines}.values()))
+
+
 def ablation() -> str:
     """A row a case, over its seeds; a run that diverged counts as 0."""
     lines, rows = runs_of(whole=True), []
@@ -96,7 +101,7 @@ def ablation() -> str:
         of_each = [", ".join(f"{number(r, k):.3f}" for r in runs) for k in ("alignment", "kind", "pose")]
         rows.append([case, steps, *of_each, *(statistics.mean(number(r, k) for r in runs) for k in ("alignment", "within", "images_per_second"))])
     head = ["case", "steps of 32", "alignment, a seed each", "kind", "pose", "mean alignment", "deviation within captions", "images/s"]
-    return table(head, rows) + "".join(map(origin, {r["about"]["command"] + r["about"]["device"]: r["about"] for r in lines}.values()))
+    return table(head, rows) + origins(lines)
 
 
 def stability() -> str:
@@ -117,7 +122,7 @@ def stability() -> str:
     text = table(head, rows)
     if digits:
         text += "\nStacked digits, 1,000 modes, 25,600 pictures drawn:\n\n" + table(["seed", "steps", "modes", "KL"], digits)
-    return text + origin(lines[-1]["about"])
+    return text + origins(lines)
 
 
 def best_of() -> str:

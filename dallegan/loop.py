@@ -1,5 +1,6 @@
 """The training loop, read from top to bottom: build, restore or init, step."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -95,7 +96,7 @@ def train(config: Config) -> None:
     runner.compile(state, batch)
     log.note(f"compiled in {time.perf_counter() - start:.1f} s")
     pending: Any = None
-    with Stop() as stop:
+    with contextlib.closing(checkpoints), contextlib.closing(log), Stop() as stop:
         log.start()
         while step < config.steps and not stop.asked:
             state, metrics = runner.step(state, batch)
@@ -121,13 +122,11 @@ def train(config: Config) -> None:
                 save_samples(average(state), source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
             if checkpoint_due:
                 checkpoints.save(step, runner.view(state))
-    if pending is not None:
-        log.add(pending)
-    if step < config.steps:
-        checkpoints.save(step, runner.view(state))
-        log.note(f"stopped and saved at step {step} of {config.steps}; the same command goes on")
-    log.close()
-    checkpoints.close()
+        if pending is not None:
+            log.add(pending)
+        if step < config.steps:
+            checkpoints.save(step, runner.view(state))
+            log.note(f"stopped and saved at step {step} of {config.steps}; the same command goes on")
 
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
@@ -241,7 +240,6 @@ class Log:
                 self._sums.setdefault(name, []).append(values[name])
         self.bar.update(self.config.batch)
         if values["skipped_in_a_row"] >= MAX_SKIPPED:
-            self.close()
             raise Diverged(
                 f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; parameters are as before them. "
                 "In a new --workdir, raise --loss.gamma, lower --optim.lr-d and --optim.lr, or try --parallel.precision float32"
