@@ -173,7 +173,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
     if not 0 <= seed < 2**31:
         raise UserError(f"--seed {seed}: take a number from 0 to 2^31 - 1")
     storybook = config.data.source == "storybook"
-    splits = ("train",) if config.data.source.startswith("folder:") else ("test", "heldout")
+    splits = ("test", "heldout") if config.data.source in ("storybook", "emoji") else ("train",)
     judge = load_judge() if storybook and config.data.size in SIZES_READ else None
     report: Report = {}
     shown: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from dallegan.files import write_whole
 
@@ -37,6 +37,8 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
         raise
     except Image.DecompressionBombError:
         raise ImageError("too many pixels") from None
+    except UnidentifiedImageError:  # its message names an address in memory
+        raise ImageError("no picture, or of a kind that Pillow does not read") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         raise ImageError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
 

@@ -41,5 +41,5 @@ def test_processes_share_the_same_global_batch(parts, shards):
 
 def test_unknown_source():
     for source in ("laion", "folder:", "storybook:x"):
-        with pytest.raises(UserError, match="choose storybook, emoji or folder:PATH"):
+        with pytest.raises(UserError, match="choose storybook, emoji, folder:PATH"):
             make_source(tiny(data__source=source))

@@ -12,24 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dallegan.data.source import Example
+from dallegan.data.source import SUFFIXES, Files, usable
 from dallegan.errors import UserError
 from dallegan.image import ImageError, read_image
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 KEEP_BYTES = 2 * 2**30  # decoded pictures are kept in memory up to this, decoded again at each visit beyond
 
 
-def _one(texts: list[str], rng: np.random.Generator) -> str:
-    return texts[int(rng.integers(len(texts)))]
+class Folder(Files):
+    """The source. UserError where the folder is missing, unreadable, or holds no usable captioned picture. `check=False` decodes no picture
+    before it is asked for."""
 
-
-class Folder:
-    """The source. UserError where the folder is missing, unreadable, or holds no usable captioned picture."""
-
-    def __init__(self, path: str, size: int, threads: int = 2) -> None:
-        self.path, self.size = pathlib.Path(path).expanduser(), size
-        self.skipped: dict[str, str] = {}  # file -> reason
+    def __init__(self, path: str, size: int, threads: int = 2, check: bool = True) -> None:
+        super().__init__(size)
+        self.path = pathlib.Path(path).expanduser()
         if not self.path.is_dir():
             raise UserError(f"no folder {path}: --data.source folder:PATH wants a folder of pictures with captions")
         try:
@@ -38,15 +34,15 @@ class Folder:
         except OSError as error:
             raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
         named = [p for p in found if self._check(p, texts)]
-        keep = len(named) * size * size * 3 <= KEEP_BYTES
+        keep = check and len(named) * size * size * 3 <= KEEP_BYTES
         with ThreadPoolExecutor(threads) as pool:
-            images = list(pool.map(lambda p: self._read(p, keep), named))
+            images = list(pool.map(lambda p: self._read(p, keep), named)) if check else [np.empty(0)] * len(named)
         good = [(p, image) for p, image in zip(named, images, strict=True) if image is not None]
         if not good:
             why = f"; {len(self.skipped)} files skipped, the first: {next(iter(self.skipped.items()))}" if self.skipped else ""
             raise UserError(f"no captioned pictures in {path}: give them a metadata.jsonl, metadata.csv or .txt files{why}")
         self.files = [p for p, _ in good]
-        self.texts = [texts[p] for p in self.files]
+        self._texts = [texts[p] for p in self.files]
         self._kept = np.stack([image for _, image in good]) if keep else None
 
     def _check(self, path: pathlib.Path, texts: dict[pathlib.Path, list[str]]) -> bool:
@@ -70,10 +66,8 @@ class Folder:
         texts: dict[pathlib.Path, list[str]] = {}
 
         def add(name: object, text: object) -> None:
-            many = text if isinstance(text, list) else [text]
-            for caption in many:
-                if isinstance(name, str) and isinstance(caption, str) and caption.strip():
-                    texts.setdefault(self.path / name, []).append(caption.strip())
+            if isinstance(name, str) and (found := usable(text)):
+                texts.setdefault(self.path / name, []).extend(found)
 
         for name, rows in (("metadata.jsonl", self._jsonl), ("metadata.csv", self._csv)):
             if (self.path / name).is_file():
@@ -110,26 +104,15 @@ class Folder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def example(self, index: int, rng: np.random.Generator) -> Example:
-        """The picture at an index with one of its captions, and a caption of another picture as the false one."""
-        text = _one(self.texts[index], rng)
-        others = len(self) - 1
-        other = _one(self.texts[(index + 1 + int(rng.integers(others))) % len(self)], rng) if others else text
-        return Example(self._image(index), text, other)
+    def name(self, index: int) -> str:
+        """The file, from the folder on."""
+        return self._name(self.files[index])
 
-    def _image(self, index: int) -> np.ndarray:
-        if self._kept is not None:
-            return self._kept[index]
-        try:
-            return read_image(self.files[index], self.size)
-        except ImageError as error:  # it could be read when the run began
-            raise UserError(f"cannot read {self.files[index]} any more: {error}") from None
+    def texts(self, index: int) -> list[str]:
+        """All captions of a picture."""
+        return self._texts[index]
 
-    def captions(self, limit: int) -> list[str]:
-        """The captions of the first `limit` pictures."""
-        return [t for texts in self.texts[:limit] for t in texts]
-
-    def prompts(self) -> list[str]:
-        """The first caption of up to eight pictures, spread over the folder."""
-        stride = max(1, len(self.texts) // 8)
-        return [texts[0] for texts in self.texts[::stride][:8]]
+    def read(self, index: int) -> tuple[np.ndarray, list[str]]:
+        """The picture uint8[size, size, 3], and all its captions. Raises ImageError, OSError."""
+        image = read_image(self.files[index], self.size) if self._kept is None else self._kept[index]
+        return image, self._texts[index]

@@ -11,11 +11,15 @@ from dallegan.errors import UserError
 from dallegan.tokenizer import Tokenizer
 
 HostBatch = dict[str, np.ndarray]
+CAPTIONS_OF = 20_000  # pictures, for the tokenizer
 SIDED = ("left", "right", "左", "右")  # a caption with one of these forbids mirroring
 
 
-def make_source(config: Config, split: str = "train") -> Source:
-    """The source that `data.source` names. UserError for an unknown name, a missing folder, an absent extra."""
+def make_source(config: Config, split: str = "train", check: bool = True) -> Source:
+    """The source that `data.source` names. UserError for an unknown name, a missing folder, an absent extra.
+
+    check: decode a folder's pictures now, to keep them or to skip the broken ones; else all are found out when read.
+    """
     data = config.data
     kind, _, rest = data.source.partition(":")
     if kind == "storybook" and not rest:
@@ -29,13 +33,27 @@ def make_source(config: Config, split: str = "train") -> Source:
     if kind == "folder" and rest:
         from dallegan.data.folder import Folder
 
-        return Folder(rest, data.size, threads=data.threads)
-    raise UserError(f"--data.source {data.source!r}: choose storybook, emoji or folder:PATH")
+        return Folder(rest, data.size, data.threads, check)
+    if kind == "webdataset" and rest:
+        from dallegan.data.webdataset import WebDataset
+
+        return WebDataset(rest, data.size, data.threads)
+    if kind == "tfds" and rest:
+        from dallegan.data.tfds import Tfds
+
+        return Tfds(rest, data.size)
+    if kind == "arrayrecord" and rest:
+        from dallegan.data.arrayrecord import ArrayRecord
+
+        return ArrayRecord(rest, data.size)
+    raise UserError(f"--data.source {data.source!r}: choose storybook, emoji, folder:PATH, webdataset:PATTERN, tfds:NAME or arrayrecord:DIR")
 
 
 def make_tokenizer(source: Source, config: Config) -> Tokenizer:
-    """A tokenizer trained on the source's captions."""
-    return Tokenizer.train(source.captions(20_000), config.text.vocab, config.text.length)
+    """The tokenizer that `prepare` left beside the pictures, where it was made for `text.vocab`; else one trained on the source's captions."""
+    if path := getattr(source, "tokenizers", {}).get(config.text.vocab):
+        return Tokenizer.load(path, config.text.length)
+    return Tokenizer.train(source.captions(CAPTIONS_OF), config.text.vocab, config.text.length)
 
 
 def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: int = 0, shards: int = 1) -> grain.MapDataset:
@@ -50,7 +68,7 @@ def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: in
         return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
 
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
-    return order.random_map(load).batch(config.batch // shards)[shard::shards]
+    return order.random_map(load).batch(config.batch // shards, drop_remainder=True)[shard::shards]
 
 
 def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Iterator[HostBatch]:

@@ -1,8 +1,19 @@
-"""What every source of captioned pictures looks like."""
+"""What every source of captioned pictures looks like, and what those that read files share."""
 
-from typing import Any, NamedTuple, Protocol
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from dallegan.errors import UserError
+from dallegan.image import ImageError, read_image
+
+T = TypeVar("T")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+MAX_UNREADABLE = 1000  # pictures in a row
+MAX_CAPTION = 10_000  # characters of a caption that are kept: more than any model reads
 
 
 class Example(NamedTuple):
@@ -30,3 +41,97 @@ class Source(Protocol):
     def prompts(self) -> list[str]:
         """A few fixed captions for sample grids."""
         ...
+
+
+class Unusable(ValueError):
+    """A record without a picture or a caption; the message says why."""
+
+
+UNREADABLE = (Unusable, ImageError, OSError)  # what `Files.read` raises of bad data
+
+
+def usable(text: object) -> list[str]:
+    """The captions in a string or a list of them: not blank, with a UTF-8 form, of at most 10,000 characters, each once."""
+    found = [t.encode("utf-8", "replace").decode().strip()[:MAX_CAPTION] for t in (text if isinstance(text, list) else [text]) if isinstance(t, str)]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+class Files:
+    """Base of the sources that read files. What cannot be read, found when it is asked for, is recorded in `skipped` and gives way to the next
+    that can: a function of the index, whatever the threads and processes. UserError from `example` after 1,000 in a row."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size  # pixels
+        self.skipped: dict[str, str] = {}  # name -> reason; threads add to it, one store at a time, which is atomic
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What a picture is called in `skipped`; of a shard that cannot be read any more, its place."""
+        raise NotImplementedError
+
+    def texts(self, index: int) -> list[str]:
+        """All captions of a picture, at least one. Raises Unusable, OSError."""
+        raise NotImplementedError
+
+    def record(self, index: int) -> tuple[bytes, list[str]]:
+        """The picture as a file, and all its captions, at least one. Raises Unusable, OSError."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> tuple[np.ndarray, list[str]]:
+        """The picture uint8[size, size, 3], and all its captions, at least one. Raises Unusable, ImageError, OSError."""
+        data, texts = self.record(index)
+        return read_image(data, self.size), texts
+
+    def skip(self, index: int, error: Exception) -> None:
+        """Records why a picture cannot be used."""
+        self.skipped.setdefault(self.name(index), (str(error) or type(error).__name__).splitlines()[0])
+
+    def _from(self, index: int, read: Callable[[int], T], but: int = -1) -> tuple[int, T]:
+        """The first index from this one on that can be read, around the end and without `but`, and what is there."""
+        order = [i % len(self) for i in range(index, index + min(len(self), MAX_UNREADABLE)) if i % len(self) != but]
+        for i in order:
+            try:
+                return i, read(i)
+            except UNREADABLE as error:
+                self.skip(i, error)
+        raise UserError(f"{len(order)} pictures in a row cannot be read, the last {self.name(order[-1])}: {self.skipped[self.name(order[-1])]}")
+
+    def example(self, index: int, rng: np.random.Generator) -> Example:
+        """The picture at an index with one of its captions, and a caption of another picture as the false one."""
+        index, (image, texts) = self._from(index, self.read)
+        text, others = _one(texts, rng), len(self) - 1
+        other = _one(self._from((index + 1 + int(rng.integers(others))) % len(self), self.texts, index)[1], rng) if others else text
+        return Example(image, text, other)
+
+    def captions(self, limit: int) -> list[str]:
+        """The captions of the first `limit` pictures."""
+
+        def read(index: int) -> list[str]:
+            try:
+                return self.texts(index)
+            except UNREADABLE as error:
+                self.skip(index, error)
+                return []
+
+        with ThreadPoolExecutor(16) as pool:  # a bucket answers slowly, but many at once
+            return [text for texts in pool.map(read, range(min(limit, len(self)))) for text in texts]
+
+    def prompts(self) -> list[str]:
+        """The first caption of up to eight pictures, spread over all."""
+        return [self._from(i, self.texts)[1][0] for i in range(0, len(self), max(1, len(self) // 8))[:8]]
+
+
+def _one(texts: list[str], rng: np.random.Generator) -> str:
+    return texts[int(rng.integers(len(texts)))]
+
+
+class Opened(Generic[T]):
+    """The files used last, opened by `open`: one that is dropped closes once no thread reads from it. Pickles empty."""
+
+    def __init__(self, open: Callable[[str], T], most: int = 512) -> None:
+        self._how, self.get = (open, most), functools.lru_cache(most)(open)
+
+    def __reduce__(self) -> tuple:
+        return Opened, self._how

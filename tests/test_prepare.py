@@ -1,0 +1,226 @@
+"""Prepared shards hold the source's pictures and captions, and the same bytes whoever made them and however often it was killed."""
+
+import filecmp
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny
+from PIL import Image
+from test_webdataset import picture, sample, write_tar
+
+from dallegan import cli, prepare
+from dallegan.data.arrayrecord import ArrayRecord
+from dallegan.data.folder import Folder
+from dallegan.data.pipeline import make_source, make_tokenizer
+from dallegan.data.storybook import Storybook
+from dallegan.data.webdataset import WebDataset
+from dallegan.tokenizer import Tokenizer
+
+STORY = ("storybook", "--size", "16", "--limit", "400", "--shard", "20")
+ONE = "import sys; from dallegan import cli, prepare; prepare.share = lambda job, n: prepare.work(job, lambda n: None); sys.exit(cli.run(prepare.main))"
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(prepare, "share", lambda job, workers: prepare.work(job, lambda n: None))
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["prepare", *map(str, args)])
+        return cli.run(prepare.main), *capsys.readouterr()
+
+    return call
+
+
+def same(a, b):
+    names = sorted(p.name for p in a.iterdir())
+    assert names == sorted(p.name for p in b.iterdir())
+    assert filecmp.cmpfiles(a, b, names, shallow=False) == (names, [], [])
+
+
+def command(code, out, *args):
+    start = ["-c", ONE] if code == "one" else ["-m", "dallegan.prepare"]
+    return subprocess.Popen(
+        [sys.executable, *start, *STORY[:1], str(out), *STORY[1:], *args],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(out, shards, process):
+    while process.poll() is None and len(list(out.glob("data-*"))) < shards:
+        time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "story"
+    args = prepare.Args("storybook", str(out), 16, 400, 20)
+    prepare.work(prepare.begin(args, out), lambda n: None)
+    for leftover in (".claims", ".plan.json", *(p.name for p in out.glob(".data*"))):
+        (out / leftover).unlink()
+    return out
+
+
+def test_pictures_and_captions_are_those_of_the_source(undisturbed, tmp_path, here):
+    made, source = ArrayRecord(str(undisturbed), 16), Storybook(16)
+    assert len(made) == 400
+    for i in range(0, 400, 13):
+        image, texts = made.read(i)
+        np.testing.assert_array_equal(image, source.example(i).image)
+        assert texts == [source.example(i).caption]
+    (tmp_path / "in").mkdir()
+    for i in range(5):
+        (tmp_path / "in" / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / "in" / f"{i}.txt").write_text(f"one of {i}\n另一个 {i}\n")
+    (tmp_path / "in" / "bad.png").write_bytes(b"broken")
+    (tmp_path / "in" / "bad.txt").write_text("bad")
+    (tmp_path / "in" / "silent.png").write_bytes(picture(9))
+    code, out, _ = here(f"folder:{tmp_path / 'in'}", tmp_path / "out", "--size", 16, "--shard", 2)
+    assert (code, "5 pictures of 16 px in 3 shards. 2 were skipped" in out) == (0, True)
+    made, source = ArrayRecord(str(tmp_path / "out"), 16), Folder(str(tmp_path / "in"), 16)
+    for i in range(5):
+        assert made.texts(i) == source.texts(i) == [f"one of {i}", f"另一个 {i}"]
+        np.testing.assert_array_equal(made.read(i)[0], source.read(i)[0])
+    reason = "no picture, or of a kind that Pillow does not read"
+    assert made.manifest["skipped"] == {"no caption": 1, reason: 1}
+    assert (tmp_path / "out" / "skipped.log").read_text() == f"silent.png\tno caption\nbad.png\t{reason}\n"
+    write_tar(tmp_path / "a.tar", [*sample(0), ("b.png", picture(1)), ("b.json", b"{}"), ("c.txt", b"blind")])
+    for name in ("alone", "joins"):  # what is skipped in reading the captions for the tokenizer, which who joins does not, is counted once all the same
+        args = prepare.Args(f"webdataset:{tmp_path}/a.tar", str(tmp_path / name), 16)
+        if name == "joins":
+            prepare.begin(args, (tmp_path / name).mkdir() or tmp_path / name)
+        assert here(args.src, args.out, "--size", 16)[0] == 0
+        assert (tmp_path / name / "skipped.log").read_text() == "a.tar:c\tno picture\na.tar:b.png\tno caption\n"
+    same(tmp_path / "alone", tmp_path / "joins")
+
+
+@pytest.mark.parametrize(("size", "asked", "kind"), [(64, (), "PNG"), (65, (), "JPEG"), (16, ("--format", "webp"), "WEBP")])
+def test_formats(tmp_path, here, size, asked, kind):
+    write_tar(tmp_path / "a.tar", sample(0))
+    assert here(f"webdataset:{tmp_path}/a.tar", tmp_path / "out", "--size", size, *asked)[0] == 0
+    image = Image.open(io.BytesIO(ArrayRecord(str(tmp_path / "out"), 16).record(0)[0]))
+    assert (image.format, image.size) == (kind, (size, size))
+    if kind == "JPEG":
+        assert {layer[1:3] for layer in image.layer} == {(1, 1)}  # no channel is at half the resolution
+        wanted = WebDataset(str(tmp_path / "a.tar"), size).read(0)[0].astype(int)
+        assert np.abs(np.asarray(image) - wanted).mean() < 6  # of noise
+
+
+def test_tokenizer_of_the_same_vocabulary_is_used(undisturbed):
+    config = tiny(data__source=f"arrayrecord:{undisturbed}", text__vocab=1024)
+    source = make_source(config)
+    assert make_tokenizer(source, config).proto == (undisturbed / "tokenizer.model").read_bytes()
+    assert make_tokenizer(source, config).proto == Tokenizer.train(Storybook(16).captions(400), 1024, 24).proto
+    assert make_tokenizer(source, tiny(text__vocab=600)).size < 700
+
+
+def test_killed_three_times_is_the_same_bytes(undisturbed, tmp_path, here):
+    out = tmp_path / "out"
+    for shards in (3, 8, 14):
+        process = command("one", out)
+        until(out, shards, process)
+        process.kill()
+        process.communicate()
+    assert (out / ".plan.json").exists()
+    (out / ".data-00000-of-00020.array_record.part").write_bytes(b"left by a kill")
+    assert here(*STORY[:1], out, *STORY[1:])[0] == 0
+    same(undisturbed, out)
+
+
+def test_ctrl_c_then_two_processes_share_the_rest_and_a_third_finds_nothing_to_do(undisturbed, tmp_path, here):
+    out = tmp_path / "out"
+    process = command("real", out, "--workers", "2")
+    until(out, 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, "the same command goes on" in error, "Traceback" in error) == (130, True, False)
+    both = [command("one", out), command("one", out)]
+    for process in both:
+        text, error = process.communicate(timeout=60)
+        assert (process.returncode, f"{out} is complete: 400 pictures" in text) == (0, True), error
+    same(undisturbed, out)
+    before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
+    code, text, _ = here(*STORY[:1], out, *STORY[1:])
+    assert (code, text.startswith(f"{out} was complete: 400 pictures of 16 px in 20 shards")) == (0, True)
+    assert before == {p: p.stat().st_mtime_ns for p in out.iterdir()}
+
+
+def test_begun_otherwise(undisturbed, tmp_path, here):
+    for out in (undisturbed, tmp_path / "half"):
+        if out != undisturbed:
+            prepare.begin(prepare.Args("storybook", str(out), 16, 400, 20), out.mkdir() or out)
+        code, _, error = here("storybook", out, "--size", 32, "--limit", 400, "--shard", 20, "--format", "png", "--vocab", 600)
+        assert (code, error) == (2, f"error: {out} was begun otherwise (size: 16 -> 32; vocab: 1024 -> 600): take the same options and data, or another OUT\n")
+    write_tar(tmp_path / "a.tar", sample(0) + sample(1))
+    args = ("--size", 16)
+    prepare.begin(prepare.Args(f"webdataset:{tmp_path}/a.tar", str(tmp_path / "less"), 16), (tmp_path / "less").mkdir() or tmp_path / "less")
+    write_tar(tmp_path / "a.tar", sample(0))
+    assert "(read: 2 -> 1)" in here(f"webdataset:{tmp_path}/a.tar", tmp_path / "less", *args)[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["storybook", "{new}", "--size", 16], "storybook has no end: say how many pictures, for example --limit 100000"),
+        (["storybook", "{new}"], "--size"),
+        (["storybok", "{new}", "--size", 16], "choose storybook, emoji, folder:PATH, webdataset:PATTERN, tfds:NAME or arrayrecord:DIR"),
+        (["folder:/absent", "{new}", "--size", 16], "no folder /absent"),
+        (["storybook", "{new}", "--size", 0], "--size 0: must be from 1 to 4096"),
+        (["storybook", "{new}", "--size", 16, "--vocab", 9], "--vocab 9: must be from 300"),
+        (["storybook", "{new}", "--size", 16, "--format", "gif"], "invalid choice 'gif'"),
+        (["storybook", "/dev/null/out", *STORY[1:]], "cannot write /dev/null/out/.plan.json: Not a directory"),
+        (["storybook", "gs://b/x", *STORY[1:]], "mount the bucket (gcsfuse) or copy it"),
+        (["storybook", "{full}", *STORY[1:]], "holds other files: name a new directory"),
+        (["webdataset:{full}/bad.tar", "{new}", "--size", 16], "no picture of webdataset:"),
+        (["webdataset:{full}/chinese.tar", "{new}", "--size", 16, "--vocab", 300], "Vocabulary size is smaller than required_chars"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, here, args, message):
+    (tmp_path / "full").mkdir()
+    write_tar(tmp_path / "full" / "bad.tar", [("a.jpg", b"broken"), ("a.txt", b"x")])
+    write_tar(tmp_path / "full" / "chinese.tar", [("a.png", picture(0)), ("a.txt", "".join(map(chr, range(0x4E00, 0x4F00))).encode())])
+    code, _, error = here(*(str(a).format(new=tmp_path / "new", full=tmp_path / "full") for a in args))
+    assert (code, error.count("\n")) == (2, 1), error
+    assert message in error
+
+
+def test_a_full_disk_is_one_line(tmp_path, here):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # stands for the disk: File too large
+    try:
+        code, _, error = here(*STORY[:1], tmp_path / "out", *STORY[1:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (code, error.count("\n"), "cannot write" in error, "File too large" in error) == (2, 1, True, True)
+    assert here(*STORY[:1], tmp_path / "out", *STORY[1:])[0] == 0  # with room again, it goes on
+
+
+def test_help_teaches(here, capsys):
+    with pytest.raises(SystemExit):
+        here("--help")
+    assert {"SRC", "OUT", "--size", "--limit", "--workers"} <= set(capsys.readouterr().out.split())
+
+
+def test_manifest_says_what_there_is(undisturbed):
+    import hashlib
+
+    about = json.loads((undisturbed / "manifest.json").read_text())
+    assert {k: about[k] for k in ("version", "source", "size", "limit", "shard", "format", "vocab", "read", "pictures", "skipped")} == {
+        "version": 1, "source": "storybook", "size": 16, "limit": 400, "shard": 20, "format": "png", "vocab": 1024, "read": 400, "pictures": 400, "skipped": {},
+    }  # fmt: skip
+    assert [s["name"] for s in about["shards"]] == [f"data-{k:05d}-of-00020.array_record" for k in range(20)]
+    for shard in about["shards"]:
+        assert hashlib.sha256((undisturbed / shard["name"]).read_bytes()).hexdigest() == shard["sha256"]

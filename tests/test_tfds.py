@@ -1,0 +1,133 @@
+"""TensorFlow Datasets: one is defined and prepared here, without TensorFlow, and read back."""
+
+import contextlib
+import io
+import shutil
+import sys
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from conftest import tiny
+from test_webdataset import picture
+
+from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
+from dallegan.data.source import Unusable
+from dallegan.data.tfds import Tfds
+from dallegan.errors import UserError
+from dallegan.image import read_image
+
+
+class Toy(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = None
+    FEATURES: ClassVar = {
+        "image": tfds.features.Image(encoding_format="png"),
+        "image/filename": tfds.features.Text(),
+        "captions": tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64}),
+        "about": tfds.features.FeaturesDict({"thumb": tfds.features.Image(), "text": tfds.features.Text()}),
+        "label": tfds.features.ClassLabel(names=["polar_bear", "cat"]),
+    }  # fmt: skip
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self.FEATURES))
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples(8), "few": self._generate_examples(2)}
+
+    def _generate_examples(self, n):
+        for i in range(n):
+            captions = [] if i == 5 else [{"text": f"caption {i} {j}", "id": j} for j in range(i % 3 + 1)]
+            about = {"thumb": io.BytesIO(picture(100 + i)), "text": f"about {i}"}
+            every = {"image": io.BytesIO(picture(i)), "image/filename": "x", "captions": captions, "about": about, "label": i % 2}
+            yield i, {key: every[key] for key in self.FEATURES}
+
+
+class Labelled(Toy):
+    FEATURES: ClassVar = {key: Toy.FEATURES[key] for key in ("image", "image/filename", "label")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    for builder in (Toy, Labelled):
+        builder(data_dir=folder, file_format="array_record").download_and_prepare()
+    assert "tensorflow" not in sys.modules
+    return folder
+
+
+def read(folder, spec="toy", **options):
+    query = "&".join(f"{key}={value}" for key, value in (options | {"data_dir": folder}).items())
+    return Tfds(f"{spec}?{query}", 16)
+
+
+def rows(source):
+    """Captions and picture of each record that has a caption."""
+    for i in range(len(source)):
+        with contextlib.suppress(Unusable):
+            yield source.texts(i), source.read(i)[0]
+
+
+def test_pictures_and_captions(folder):
+    source = read(folder)
+    found = {int(texts[0].split()[1]): (texts, image) for texts, image in rows(source)}
+    assert sorted(found) == [0, 1, 2, 3, 4, 6, 7]
+    for i, (texts, image) in found.items():
+        assert texts == [f"caption {i} {j}" for j in range(i % 3 + 1)]
+        np.testing.assert_array_equal(image, read_image(picture(i), 16))
+    assert sorted(source.captions(9)) == sorted(text for texts, _ in found.values() for text in texts)
+    assert list(source.skipped.values()) == ["no caption"]
+    assert len(read(folder, "toy:1.0.0", split="few")) == 2
+    assert len(read(folder, split="train[:25%]")) == 2
+    assert read(folder, "labelled").captions(2)[0] in ("polar bear", "cat")
+    assert read(folder, text="label").texts(0)[0] in ("polar bear", "cat")
+    source = read(folder, text="about/text", image="about/thumb")
+    for (text,), image in rows(source):
+        np.testing.assert_array_equal(image, read_image(picture(100 + int(text.split()[1])), 16))
+
+
+def test_processes_agree(folder):
+    config = tiny(data__source=f"tfds:toy?data_dir={folder}", batch=8)
+    source = make_source(config)
+    tokenizer = make_tokenizer(source, config)
+    whole = make_dataset(source, tokenizer, config)[1]
+    for count in (2, 4):
+        pieces = [make_dataset(make_source(config), tokenizer, config, i, count)[1] for i in range(count)]
+        for key, value in whole.items():
+            np.testing.assert_array_equal(np.concatenate([p[key] for p in pieces]), value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("toyy", {}, r"no data set toyy in .*tfds build toyy --file_format=array_record"),
+        ("toy:9.9.9", {}, "no data set toy:9.9.9"),
+        ("toy/config", {}, "no data set toy/config"),
+        ("../toy", {}, "Parsing builder name string ../toy failed"),
+        ("hub:toy", {}, "no data set hub:toy"),
+        ("toy", {"split": "dev"}, r"Unknown split 'dev'.*few"),
+        ("toy", {"image": "label"}, r"no feature 'label' that can be the image. There are: .*about/thumb \(Image\), .*image \(Image\)"),
+        ("toy", {"text": "image"}, "no feature 'image' that can be the text"),
+        ("toy", {"colour": "1"}, "after the [?] goes split=... & image=... & text=... & data_dir=..."),
+        ("toy", {"data_dir": "gs://bucket"}, "ArrayRecord files are read from disk only"),
+    ],
+)
+def test_errors_are_one_line(folder, spec, options, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(folder, spec, **options) if "data_dir" not in options else Tfds(f"{spec}?data_dir=gs://bucket", 16)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_files(folder, tmp_path):
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    here = tmp_path / "toy" / "1.0.0"
+    (about,), whole = here.glob("dataset_info.json"), (here / "dataset_info.json").read_bytes()
+    for data, message in ((whole[:40], "Failed to load JSON"), (whole.replace(b"array_record", b"tfrecord"), "format without random access")):
+        about.write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            read(tmp_path)
+    about.write_bytes(whole)
+    (here / "toy-train.array_record-00000-of-00001").unlink()
+    with pytest.raises(UserError, match="is missing"):
+        read(tmp_path)
