@@ -4,12 +4,14 @@ import sys
 
 from dallegan.cli import parse_config, run
 from dallegan.loop import Diverged, train
-from dallegan.runtime import restart_with_huge_pages
+from dallegan.runtime import join, restart_with_huge_pages
 
 
 def main() -> None:
-    """Parses the command line and trains."""
-    train(parse_config(sys.argv[1:]))
+    """Parses the command line, joins the other processes where there are any, and trains."""
+    config = parse_config(sys.argv[1:])
+    join(config.parallel)
+    train(config)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,14 @@ def sample_speed() -> str:
 def data_speed() -> str:
     """A row a source."""
     (result,) = read("data_speed.json")
-    return table(["source", "images/s on one core"], result["images_per_second_on_one_core"].items()) + origin(result)
+    rates = next(v for k, v in result.items() if k.startswith("images_per_second_through"))
+    return table(["source", "images/s"], rates.items()) + origin(result)
+
+
+def chaos() -> str:
+    """The counts."""
+    (result,) = read("chaos.json")
+    return table(["", ""], ([k.replace("_", " "), result[k]] for k in list(result) if isinstance(result[k], int | float))) + origin(result)
 
 
 def main() -> None:
@@ -155,6 +162,7 @@ def main() -> None:
         "Quality for equal seconds": ("quality*.json", quality),
         "Ablation of quickstart": ("stability.jsonl", ablation), "Stability": ("stability.jsonl", stability),
         "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
+        "Killed and started again": ("chaos.json", chaos),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
     text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: [LOG.md](LOG.md).\n"

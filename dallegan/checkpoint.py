@@ -1,53 +1,162 @@
-"""Checkpoints: Orbax writes them whole or not at all; loading falls back to the newest step that can be read."""
+"""Checkpoints: Orbax writes them whole or not at all, beside the training; loading falls back to the newest step that is intact."""
 
+import contextlib
+import json
 import logging
 import pathlib
 import warnings
+import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from dallegan.errors import UserError
+from dallegan.files import write_whole
+from dallegan.runtime import all_agree, is_main
+
+SUMS = "checksums.json"  # in a checkpoint's folder: {file: [bytes, crc32]}, written last
+BLOCK = 2**24  # bytes read at once
 
 for name in ("absl", "orbax"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
-    """The checkpoints of a run, in `WORKDIR/checkpoints`. Only the writer removes what a kill left half written."""
+    """The checkpoints of a run, in `WORKDIR/checkpoints`: the newest `keep`, and the one of the best score.
+
+    Only the writer removes what a kill left half written. With several processes all must call everything, on one shared file system.
+    """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int, writer: bool = False) -> None:
-        policy: Any = ocp.training.preservation_policies.LatestN(keep)
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
-        self._orbax = ocp.training.Checkpointer(str(self.directory), preservation_policy=policy, cleanup_tmp_directories=writer)
+        self._keep, self._writer = keep, writer
+        self._thread = ThreadPoolExecutor(1)
+        self._saving: tuple[int, Future[None]] | None = None
         self._damaged: set[int] = set()
+        self._open()
+
+    def _open(self) -> None:
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False)
+        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
+        self._orbax = ocp.training.Checkpointer(str(self.directory), preservation_policy=keep, cleanup_tmp_directories=self._writer)
 
     def steps(self) -> list[int]:
         """Steps that were saved, oldest first."""
         return sorted(c.step for c in self._orbax.checkpoints)
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes the state of a step; when this returns it is on disk."""
-        if step not in self.steps() or step in self._damaged:
-            self._orbax.save_checkpointables(step, {"state": state}, force=True, overwrite=step in self._damaged)
-            self._damaged.discard(step)
+    def best(self) -> int | None:
+        """The step of the best score; None where none was scored."""
+        scored = [(c.metrics["score"], c.step) for c in self._orbax.checkpoints if isinstance(c.metrics, dict)]
+        return max(scored)[1] if scored else None
 
-    def restore(self, abstract: Any) -> Any | None:
-        """The newest state that can be read, with the shapes and shardings of `abstract`; None where nothing was saved.
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
+        """Begins to write the state of a step, which may be donated as soon as this returns; the write before is waited for.
 
-        UserError where checkpoints exist and none can be read.
+        What cannot be written, on a full disk say, is a warning: the checkpoints before it stay as they are.
         """
-        steps = self.steps()
+        self.wait()
+        if step in self.steps() and step not in self._damaged:
+            return
+        metrics: Any = None if score is None else {"score": score}
+        try:
+            response = self._orbax.save_checkpointables_async(step, {"state": state}, force=True, overwrite=step in self._damaged, metrics=metrics)
+        except Exception as error:  # Orbax wraps what the file system says in errors of its own
+            self._failed(step, error)
+            return
+        self._damaged.discard(step)
+        self._saving = step, self._thread.submit(self._finish, step, response)
+
+    def _finish(self, step: int, response: Any) -> None:
+        response.result()
+        if is_main():
+            folder = self.directory / str(step)
+            with contextlib.suppress(OSError):  # the checkpoint itself is whole
+                write_whole(folder / SUMS, json.dumps(_checksums(folder)))
+
+    def wait(self) -> bool:
+        """Waits for the write in progress; whether it, if there was one, succeeded."""
+        if self._saving is None:
+            return True
+        (step, future), self._saving = self._saving, None
+        try:
+            future.result()
+        except Exception as error:
+            self._failed(step, error)
+            return False
+        return True
+
+    def _failed(self, step: int, error: Exception) -> None:
+        reason = str(error).strip().splitlines()[0].split(": ")[-1][:200] if str(error).strip() else type(error).__name__
+        warnings.warn(
+            f"CHECKPOINT {step} COULD NOT BE WRITTEN ({reason}). Training goes on, and those before it are intact; make room in {self.directory}, "
+            "for a kill now would go back to them",
+            stacklevel=3,
+        )
+        with contextlib.suppress(Exception):
+            self._orbax.close()
+        self._open()  # which removes what is half written
+
+    def restore(self, abstract: Any, step: int | None = None) -> Any | None:
+        """The state of a step, or the newest that is intact, with the shapes and shardings of `abstract`; None where nothing was saved.
+
+        Several processes restore the same one. UserError where checkpoints exist and none can be read.
+        """
+        steps = [step] if step is not None else self.steps()
         for step in reversed(steps):
-            try:
-                return self._orbax.load_checkpointables(step, {"state": abstract})["state"]
-            except Exception as error:  # Orbax raises KeyError, NoEntryError, ValueError, ... for what is damaged
-                self._damaged.add(step)
-                warnings.warn(f"checkpoint {step} cannot be read ({type(error).__name__}): trying the one before", stacklevel=2)
+            fault, state = self._fault(step), None
+            if not fault:
+                try:
+                    state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+                except Exception as error:  # Orbax raises KeyError, NoEntryError, ValueError, ... for what is damaged
+                    fault = type(error).__name__
+            if all_agree(not fault):
+                return state
+            self._damaged.add(step)
+            warnings.warn(f"checkpoint {step} cannot be read ({fault or 'by another process'}): trying the one before", stacklevel=2)
         if steps:
             raise UserError(f"none of the checkpoints {steps} in {self.directory} can be read by this model")
         return None
 
+    def _fault(self, step: int) -> str:
+        """What is wrong with the files of a step, looked at by one process for all; "" for nothing, or where no checksums were written yet."""
+        found = ""
+        if is_main():
+            folder = self.directory / str(step)
+            try:
+                found = _compare(json.loads((folder / SUMS).read_text()), _checksums(folder))
+            except FileNotFoundError:
+                pass  # killed between the last byte and the checksums, or older: Orbax's own commit marker stands for it
+            except (OSError, ValueError, AttributeError) as error:
+                found = type(error).__name__
+        if jax.process_count() == 1:
+            return found
+        padded = np.frombuffer(found.encode()[:200].ljust(200), np.uint8)
+        return bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
+
     def close(self) -> None:
-        """Releases Orbax's threads."""
+        """Waits for what is being written, and releases Orbax's threads."""
+        self.wait()
+        self._thread.shutdown()
         self._orbax.close()
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
+    """{file: [bytes, crc32]} of all files of a checkpoint."""
+    sums = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS):
+        crc = size = 0
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                crc, size = zlib.crc32(block, crc), size + len(block)
+        sums[path.relative_to(folder).as_posix()] = [size, crc]
+    return sums
+
+
+def _compare(written: dict[str, list[int]], found: dict[str, list[int]]) -> str:
+    changed = sorted(name for name in written if found.get(name) != written[name])
+    return "" if not changed else f"{changed[0]} is {'damaged' if changed[0] in found else 'missing'}"

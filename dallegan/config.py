@@ -14,7 +14,7 @@ from dallegan.errors import UserError
 class DataConfig:
     """Where captioned pictures come from."""
 
-    source: str = "storybook"  # storybook | emoji | folder:PATH
+    source: str = "storybook"  # storybook | emoji | folder:PATH | webdataset:PATTERN | tfds:NAME | arrayrecord:DIR
     size: int = 32  # picture side, pixels
     objects: int = 1  # most objects in a storybook scene
     hard_negatives: float = 0.5  # storybook: share of the negative captions that swap one attribute of the true one
@@ -90,7 +90,11 @@ class ParallelConfig:
 
     strategy: Literal["jit", "pmap"] = "jit"
     fsdp: int = 1  # devices that share one copy of the parameters
+    accumulate: int = 1  # parts that each batch is taken in, to save memory; the contrastive term compares within a part
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
+    coordinator: str = ""  # HOST:PORT of process 0, where a run has several; "": found by itself on TPU VMs, GKE, Slurm and Open MPI
+    processes: int = 1  # of the run, with `coordinator`
+    process: int = 0  # this one's number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +105,8 @@ class LogConfig:
     samples: int = 10_000  # images between sample grids
     evaluate: int = 10_000  # images between evaluations by the judge, on storybook of 32 or 64 px; 0: none
     checkpoint: int = 10_000  # images between checkpoints
-    keep: int = 2  # checkpoints kept
+    keep: int = 2  # newest checkpoints kept, beside the one that did best where the run evaluates
+    hang: int = 1800  # seconds without a step after which every process prints its stacks and exits; 0: never
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +134,8 @@ class Config:
 
 POSITIVE = """
     steps batch data.threads data.prefetch data.objects text.length text.width text.layers text.heads model.noise model.style model.width
-    model.patch model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp
+    model.patch model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp parallel.accumulate
+    parallel.processes
 """
 LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1)  # least value of a number; of the others 0
 
@@ -243,10 +249,10 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-FREE = ("workdir", "parallel.strategy", "parallel.fsdp", "data.threads", "data.prefetch")  # and all of `log`
+FREE = ("workdir", "log.", "data.threads", "data.prefetch", "parallel.strategy", "parallel.fsdp", "parallel.coordinator", "parallel.process")  # beginnings
 
 
 def conflicts(old: Config, new: Config) -> list[str]:
     """Settings that may not change when a run goes on, as "name: old -> new" lines."""
     a, b = flatten(old), flatten(new)
-    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k not in FREE and not k.startswith("log.")]
+    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and not k.startswith(FREE)]

@@ -1,14 +1,13 @@
 """The training loop, read from top to bottom: build, restore or init, step."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import pathlib
-import signal
 import sys
 import time
-from types import FrameType
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,12 +18,14 @@ from dallegan import config as configs
 from dallegan.checkpoint import Checkpoints
 from dallegan.config import Config
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.data.source import Source
 from dallegan.errors import UserError
 from dallegan.evaluate import make_quick
-from dallegan.files import write_whole
+from dallegan.files import write_whole, writing
 from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
+from dallegan.runtime import Clock, Stop, Watchdog, all_agree, from_main, is_main
 from dallegan.sampling import Model, load, make_gan
 from dallegan.state import GanState, init_state, start_from
 from dallegan.steps import make_train_step
@@ -39,11 +40,12 @@ class Diverged(Exception):
 
 
 def train(config: Config) -> None:
-    """Trains to `config.steps`, or goes on from where the same command stopped.
+    """Trains to `config.steps`, or goes on from where the same command stopped; as one process of several after `runtime.join`.
 
     Raises UserError for bad settings, before anything is written, and Diverged.
     """
     # 1. Check what can be checked before memory is taken.
+    clock = Clock("init", {})
     configs.check(config)
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
@@ -51,22 +53,23 @@ def train(config: Config) -> None:
     origin = _origin(workdir, config)
 
     # 2. Build: the run's directory, tokenizer, the four parts.
-    _claim(workdir, config)
-    if skipped := getattr(source, "skipped", None):
-        write_whole(workdir / "skipped.log", "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
-        print(f"{len(skipped)} files skipped, named in {workdir / 'skipped.log'}; {len(source)} pictures kept", file=sys.stderr)
-    if origin is None and (workdir / "tokenizer.model").exists():
-        tokenizer = Tokenizer.load(workdir / "tokenizer.model", config.text.length)
-    else:
-        tokenizer = origin.tokenizer if origin else make_tokenizer(source, config)
-        tokenizer.save(workdir / "tokenizer.model")
+    if is_main():
+        _claim(workdir, config)
+        if origin is not None or not (workdir / "tokenizer.model").exists():
+            with writing(workdir / "tokenizer.model"):
+                (origin.tokenizer if origin else make_tokenizer(source, config)).save(workdir / "tokenizer.model")
+    all_agree(True)  # wait for it
+    if not all_agree((workdir / "tokenizer.model").exists()):
+        raise UserError(f"--workdir {workdir}: all processes must see the same directory; name one on a file system that they share")
+    if skipped := _write_skipped(workdir, source):
+        print(f"{skipped} files skipped, named in {workdir}/skipped*.log; {len(source)} pictures kept", file=sys.stderr)
+    tokenizer = Tokenizer.load(workdir / "tokenizer.model", config.text.length)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
     runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
 
     # 3. Restore the newest checkpoint that can be read, or begin.
     checkpoints = Checkpoints(workdir, config.log.keep, writer=True)
-    shardings = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), runner.abstract, runner.state_shardings)
-    restored = checkpoints.restore(shardings)
+    restored = checkpoints.restore(runner.global_abstract)
     state = runner.init() if restored is None else runner.place(restored)
     if origin is not None:
         state = runner.place(start_from(runner.view(state), origin.params))
@@ -74,59 +77,73 @@ def train(config: Config) -> None:
     step = int(runner.view(state).step)
     if step >= config.steps:
         print(f"{workdir} is complete: {step} steps. Sample it: python sample.py PROMPT --model {workdir}")
+        checkpoints.close()
         return
 
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for name, tree in runner.abstract.params.items()}
-    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    print(
-        f"{workdir}: {config.data.source} at {config.data.size} px on {device}; "
-        f"parameters: generator {count['generator']:.1f} M, discriminator {count['discriminator']:.1f} M"
-    )
+    device = f"{jax.device_count()} x {jax.devices()[0].device_kind}" + f" of {jax.process_count()} processes" * (jax.process_count() > 1)
+    if is_main():
+        print(
+            f"{workdir}: {config.data.source} at {config.data.size} px on {device}; "
+            f"parameters: generator {count['generator']:.1f} M, discriminator {count['discriminator']:.1f} M"
+        )
 
     def average(state: GanState) -> Model:
         """The model as it is now: the moving average."""
-        return Model(gan, {"generator": runner.view(state).ema}, tokenizer, config)
+        return Model(gan, {"generator": runner.local(runner.view(state).ema)}, tokenizer, config)
 
     # 4. Steps.
     batches = make_batches(make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count()), config, step)
     quick = make_quick(config)
-    log = Log(workdir, config, step)
-    start = time.perf_counter()
-    batch = runner.put(next(batches))
-    runner.compile(state, batch)
-    log.note(f"compiled in {time.perf_counter() - start:.1f} s")
+    log = Log(workdir, config, step, clock)
+    with clock("data"):
+        batch = runner.put(next(batches))
+    with clock("compile"):
+        start = time.perf_counter()
+        runner.compile(state, batch)
+        log.note(f"compiled in {time.perf_counter() - start:.1f} s")
     pending: Any = None
-    with contextlib.closing(checkpoints), contextlib.closing(log), Stop() as stop:
+    with contextlib.closing(checkpoints), contextlib.closing(log), Stop() as stop, Watchdog(config.log.hang) as watchdog:
         log.start()
-        while step < config.steps and not stop.asked:
+        stopped = False
+        while step < config.steps and not stopped:
+            watchdog.alive()
             state, metrics = runner.step(state, batch)
             step += 1
             if pending is not None:  # read the step before: the device is already busy with this one
                 log.add(pending)
             pending = metrics
             if step < config.steps:
-                waited = time.perf_counter()
-                batch = runner.put(next(batches))
-                log.waited += time.perf_counter() - waited
+                with clock("data"):
+                    batch = runner.put(next(batches))
             every = config.log
             metrics_due, samples_due, checkpoint_due = (_due(step, images, config) for images in (every.metrics, every.samples, every.checkpoint))
             evaluation_due = quick is not None and _due(step, every.evaluate, config)
-            if metrics_due or samples_due or evaluation_due or checkpoint_due:
+            stopped = stop.at(step) and step < config.steps
+            if metrics_due or samples_due or evaluation_due or checkpoint_due or stopped:
                 log.add(pending)
                 pending = None
-            if quick and evaluation_due:
-                log.evaluated = quick(average(state))
+            if samples_due or evaluation_due:
+                with clock("eval"):
+                    model = average(state)
+                    if quick and evaluation_due and is_main():
+                        log.evaluated = quick(model)
+                    if samples_due and is_main():
+                        with surviving("the sample grid"):
+                            save_samples(model, source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
+            score = from_main(log.evaluated.get("alignment")) if evaluation_due and checkpoint_due else None
             if metrics_due or evaluation_due:
                 log.write(step)
-            if samples_due:
-                save_samples(average(state), source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
-            if checkpoint_due:
-                checkpoints.save(step, runner.view(state))
-        if pending is not None:
-            log.add(pending)
-        if step < config.steps:
-            checkpoints.save(step, runner.view(state))
+            if checkpoint_due or stopped:
+                with clock("save"):
+                    checkpoints.save(step, runner.view(state), score)
+                    _write_skipped(workdir, source)
+        with clock("save"):
+            saved = checkpoints.wait()
+        if stopped and saved:
             log.note(f"stopped and saved at step {step} of {config.steps}; the same command goes on")
+    if not all_agree(saved):
+        raise UserError(f"the last checkpoint could not be written to {workdir}: make room, and the same command goes on from the one before")
 
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
@@ -173,109 +190,118 @@ def save_samples(model: Model, prompts: list[str], path: pathlib.Path, n: int = 
     save_png(grid(rows, prompts, cell=64), path, {"prompts": json.dumps(prompts, ensure_ascii=False), "seed": str(seed)})
 
 
-class Stop:
-    """Turns the first Ctrl-C or SIGTERM into a request; the second one acts as usual."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "Stop":
-        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
+@contextlib.contextmanager
+def surviving(what: str) -> Iterator[None]:
+    """A full disk costs this file and not the run: a warning."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{what} could not be written ({error.strerror}); training goes on", stacklevel=3)
 
 
-@dataclasses.dataclass
+def _write_skipped(workdir: pathlib.Path, source: Source) -> int:
+    """Names what this process could not use of the source so far; how many."""
+    if skipped := dict(getattr(source, "skipped", {})):
+        path = workdir / ("skipped.log" if is_main() else f"skipped-{jax.process_index()}.log")
+        with surviving(path.name):
+            write_whole(path, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
+    return len(skipped)
+
+
 class Log:
-    """Progress bar, metrics.jsonl (the truth) and TensorBoard where tensorboardX is installed.
+    """Progress bar, metrics.jsonl (the truth) and TensorBoard where tensorboardX is installed; on the main process only.
 
-    Read-outs are means since the last line or the start of the process.
+    Read-outs are means since the last line or the start of the process; `seconds` are those of the whole run, by what they were
+    spent on, `lost` being work that a kill undid (as far as lines tell), and `goodput` the share of steps in them.
     """
 
-    workdir: pathlib.Path
-    config: Config
-    first: int  # step that this process started at
-    waited: float = 0.0  # seconds spent waiting for data since the last line
-    evaluated: dict[str, float | None] = dataclasses.field(default_factory=dict)  # what the next line tells of the model
-
-    def __post_init__(self) -> None:
-        self.path = self.workdir / "metrics.jsonl"
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= self.first]  # a kill may have left later ones
-        write_whole(self.path, "".join(kept))
+    def __init__(self, workdir: pathlib.Path, config: Config, first: int, clock: Clock) -> None:
+        """first: the step that this process starts at."""
+        self.path, self.config, self.clock = workdir / "metrics.jsonl", config, clock
+        self.evaluated: dict[str, float | None] = {}  # what the next line tells of the model
+        lines = _lines(self.path)
+        kept = [line for line in lines if line["step"] <= first]  # a kill may have left later ones
+        before, after = ((part[-1].get("seconds", {}) if part else {}) for part in (kept, lines))
+        clock.seconds |= {name: seconds + clock.seconds.get(name, 0.0) for name, seconds in before.items()}
+        clock.seconds["lost"] = clock.seconds.get("lost", 0.0) + max(0.0, sum(after.values()) - sum(before.values()))
         self._sums: dict[str, list[float]] = {}
-        self._last_step, self._clock = self.first, time.perf_counter()
-        c, tty = self.config, sys.stderr.isatty()
-        self.bar = tqdm(
-            total=c.images, initial=self.first * c.batch, unit="img", unit_scale=True, smoothing=0.05, dynamic_ncols=tty,
-            mininterval=0.5 if tty else 30, desc=self.workdir.name,
+        self._skipped = kept[-1].get("skipped", 0) if kept else 0
+        self._last_step, self._read = first, dict(clock.seconds)
+        self._bar, self._board = tqdm(disable=True), None
+        if not is_main():
+            return
+        with writing(self.path):
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        tty = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=config.images, initial=first * config.batch, unit="img", unit_scale=True, smoothing=0.05, dynamic_ncols=tty,
+            mininterval=0.5 if tty else 30, desc=workdir.name,
         )  # fmt: skip
-        try:
+        with contextlib.suppress(ImportError):
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(self.workdir / "tensorboard"), flush_secs=30)
-        except ImportError:
-            self._board = None
+            self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
 
     def start(self) -> None:
-        """Starts the clock of images_per_second, after compilation."""
-        self._clock, self.waited = time.perf_counter(), 0.0
-        self.bar.unpause()
+        """From here on it is training."""
+        self.clock.enter("step")
+        self._read = dict(self.clock.seconds)
+        self._bar.unpause()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         """Takes in one step's metrics; raises Diverged after ten steps in a row that were not finite."""
         values = {k: float(v) for k, v in metrics.items()}
-        self._skipped = int(values["skipped"])
+        if (skipped := int(values["skipped"])) > self._skipped:
+            self.note(f"step {int(values['step'])} was not finite and is left out")
+        self._skipped = skipped
         for name in REPORTED:
             if name in values:
                 self._sums.setdefault(name, []).append(values[name])
-        self.bar.update(self.config.batch)
+        self._bar.update(self.config.batch)
         if values["skipped_in_a_row"] >= MAX_SKIPPED:
             raise Diverged(
-                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; parameters are as before them. "
+                f"{MAX_SKIPPED} steps in a row, up to {int(values['step'])}, had a loss or gradient that is not finite; parameters are as before them. "
                 "In a new --workdir, raise --loss.gamma, lower --optim.lr-d and --optim.lr, or try --parallel.precision float32"
             )
 
     def write(self, step: int) -> None:
         """One line of metrics.jsonl."""
-        now = time.perf_counter()
-        seconds = max(now - self._clock, 1e-9)
+        self.clock.enter("step")
+        seconds = {name: round(value, 3) for name, value in self.clock.seconds.items()}
+        spent = {name: value - self._read.get(name, 0.0) for name, value in seconds.items()}
+        total = max(sum(spent.values()), 1e-9)
         line: dict[str, Any] = {"step": step, "images": step * self.config.batch}
         line |= {name: float(np.mean(values)) for name, values in self._sums.items()} | self.evaluated
         line = {k: (v if v is not None and math.isfinite(v) else None) for k, v in line.items()}
-        line |= {"images_per_second": (step - self._last_step) * self.config.batch / seconds, "data_wait": self.waited / seconds, "skipped": self._skipped}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        line |= {"images_per_second": (step - self._last_step) * self.config.batch / total, "data_wait": max(0.0, spent.get("data", 0.0)) / total}
+        line |= {"skipped": self._skipped, "goodput": seconds["step"] / max(sum(seconds.values()), 1e-9), "seconds": seconds}
+        if is_main():
+            with surviving(self.path.name), self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
         if self._board:
             for name, value in line.items():
-                if value is not None and name not in ("step", "images"):
+                if isinstance(value, int | float) and name not in ("step", "images"):
                     self._board.add_scalar(name, value, line["images"])
-        self.bar.set_postfix({k: f"{line[k]:.3g}" for k in ("d_loss", "g_loss", "match_gap") if line.get(k) is not None}, refresh=False)
+        self._bar.set_postfix({k: f"{line[k]:.3g}" for k in ("d_loss", "g_loss", "match_gap") if line.get(k) is not None}, refresh=False)
         self.evaluated = {}
-        self._sums, self._last_step, self._clock, self.waited = {}, step, now, 0.0
+        self._sums, self._last_step, self._read = {}, step, seconds
 
     def note(self, text: str) -> None:
         """A line above the progress bar."""
-        self.bar.write(text, file=sys.stderr)
+        if is_main():
+            self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Ends bar and writer."""
-        self.bar.close()
+        self._bar.close()
         if self._board:
             self._board.close()
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-    """The whole lines of a file; a kill may have cut the last one."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n") and line.startswith("{")]
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a kill or a full disk may have cut one."""
+    lines = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict) and "step" in line]

@@ -1,6 +1,7 @@
 """One step over many devices: `jit` over a ("data", "fsdp") mesh, or `pmap` with averaged gradients. Same numbers either way."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
     unit = n * rows
     if config.batch % unit:
         low = config.batch // unit * unit
-        every = f" x {rows} pictures, of which a share is penalized or drawn twice" if rows > 1 else ""
+        every = f" x {rows} pictures: parts, and shares that are penalized or drawn twice" if rows > 1 else ""
         raise UserError(f"--batch {config.batch}: must be a multiple of {unit} ({n} device{'s' * (n > 1)}{every}): {f'{low} or ' if low else ''}{low + unit}")
     if config.parallel.strategy == "pmap" and config.parallel.fsdp != 1:
         raise UserError("--parallel.fsdp needs --parallel.strategy jit: pmap keeps a whole copy of the parameters on each device")
@@ -95,11 +96,17 @@ class Runner:
         self.mesh = make_mesh(config, devices)
         self.abstract = jax.eval_shape(init)
         self.state_shardings = state_shardings(self.mesh, self.abstract)
-        self.per_device = NamedSharding(Mesh(np.asarray(devices), (AXIS,)), PartitionSpec(AXIS))  # pmap's: a leading device axis
+        flat = Mesh(np.asarray(devices), (AXIS,))
+        self.per_device, self.on_each = NamedSharding(flat, PartitionSpec(AXIS)), NamedSharding(flat, PartitionSpec())  # pmap's: a leading device axis
         self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
         self._init, self._step = init, step
         self._devices = devices
         self._compiled: Any = None
+
+    @property
+    def global_abstract(self) -> GanState:
+        """Shapes and shardings of the state in the global view: what a checkpoint is restored to."""
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self.abstract, self.state_shardings)
 
     def init(self) -> GanState:
         """A fresh state, made in its place on the devices."""
@@ -109,18 +116,27 @@ class Runner:
     def place(self, state: GanState) -> GanState:
         """A state in the global view, onto the devices."""
         if self.pmap:
-            return jax.tree.map(lambda x: jax.device_put(np.broadcast_to(x, (self.devices, *x.shape)), self.per_device), state)
+            n = len(self.on_each.device_set)
+            spread = lambda x: jax.make_array_from_callback((n, *x.shape), self.per_device, lambda _: x[None])
+            return jax.tree.map(lambda x: spread(np.asarray(x)), state)
         return jax.device_put(state, self.state_shardings)
 
     def view(self, state: GanState) -> GanState:
-        """The state in the global view, whichever the strategy: for sampling and checkpoints."""
-        return jax.tree.map(lambda x: x.addressable_shards[0].data[0], state) if self.pmap else state
+        """The state in the global view, whichever the strategy: for checkpoints."""
+        if not self.pmap:
+            return state
+        return jax.tree.map(lambda x: jax.make_array_from_single_device_arrays(x.shape[1:], self.on_each, [s.data[0] for s in x.addressable_shards]), state)
+
+    def local(self, tree: Any) -> Any:
+        """A part of a state in the global view, whole on one of this process's devices: for sampling. All processes must call it."""
+        whole = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
+        return jax.tree.map(lambda x: x.addressable_data(0), jax.device_put(tree, whole))
 
     def put(self, batch: dict[str, Any]) -> Batch:
         """This process's rows of a global batch, onto the devices."""
         if self.pmap:
-            return {k: jax.device_put(v.reshape(self.devices, -1, *v.shape[1:]), self.per_device) for k, v in batch.items()}
-        return {k: jax.make_array_from_process_local_data(self.batch_sharding, v) for k, v in batch.items()}
+            batch = {k: v.reshape(self.devices, -1, *v.shape[1:]) for k, v in batch.items()}
+        return {k: jax.make_array_from_process_local_data(self.per_device if self.pmap else self.batch_sharding, v) for k, v in batch.items()}
 
     def compile(self, state: GanState, batch: Batch) -> None:
         """Compiles the step ahead of its first call."""
@@ -133,13 +149,22 @@ class Runner:
                 self._step(None), donate_argnums=0,
                 in_shardings=(self.state_shardings, self.batch_sharding), out_shardings=(self.state_shardings, None),
             )  # fmt: skip
-        self._compiled = mapped.lower(state, batch).compile(compiler_options=fast_options())
+        self._compiled = mapped.lower(state, batch).compile(compiler_options=fast_options() if self._devices[0].platform == "cpu" else {})
 
     def step(self, state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         """One train step."""
         self.compile(state, batch)
         state, metrics = self._compiled(state, batch)
         return state, jax.tree.map(lambda x: x.addressable_shards[0].data[0], metrics) if self.pmap else metrics
+
+    def state_bytes(self) -> int:
+        """Bytes of the state on each device."""
+        shard = lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+        return sum(jax.tree.leaves(jax.tree.map(shard, self.abstract, self.state_shardings)))
+
+    def text(self) -> str:
+        """The compiled program, as HLO."""
+        return self._compiled.as_text()
 
     def flops(self) -> float:
         """XLA's count of floating-point operations in one step, once compiled."""

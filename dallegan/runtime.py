@@ -1,14 +1,28 @@
-"""A process and the machine under it."""
+"""A process, the machine under it, and the other processes of a run."""
 
+import contextlib
 import datetime
+import faulthandler
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
+import signal
 import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dallegan.config import ParallelConfig
+from dallegan.errors import UserError
+
+HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
 
 
 def restart_with_huge_pages() -> None:
@@ -53,3 +67,123 @@ def _processor() -> str:
     flags = about.get("flags", "").split()
     unit = " (AVX-512)" if "avx512f" in flags else " (AVX2)" if "avx2" in flags else ""
     return about.get("model name", platform.processor()) + unit
+
+
+def join(parallel: ParallelConfig) -> None:
+    """Joins the other processes of a run through `jax.distributed`, before JAX is used; nothing to do for a process by itself.
+
+    A process that dies takes the others down within a minute, instead of leaving them to wait for it. UserError where the
+    settings contradict each other or the others are not to be found.
+    """
+    given = {"coordinator_address": parallel.coordinator, "num_processes": parallel.processes, "process_id": parallel.process} if parallel.coordinator else {}
+    if not given and parallel.processes > 1:
+        raise UserError(f"--parallel.processes {parallel.processes}: needs --parallel.coordinator HOST:PORT, the address of process 0")
+    if parallel.process >= parallel.processes:
+        raise UserError(f"--parallel.process {parallel.process}: the {parallel.processes} processes are numbered from 0")
+    try:
+        jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
+    except ValueError as error:  # without settings: no cluster found, so this is the only process
+        if given:
+            raise UserError(f"--parallel.coordinator {parallel.coordinator}: {error}") from None
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"could not join the other processes of the run ({reason}): check --parallel.coordinator, or the cluster's job") from None
+
+
+def is_main() -> bool:
+    """Whether this process writes what only one may write."""
+    return jax.process_index() == 0
+
+
+def all_agree(fine: bool) -> bool:
+    """Whether something is so on every process. All must call it, and wait for the slowest."""
+    return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
+
+
+def from_main(value: float | None) -> float | None:
+    """The main process's value, on all of them. All must call it."""
+    if jax.process_count() == 1:
+        return value
+    told = float(multihost_utils.broadcast_one_to_all(np.asarray(math.nan if value is None else value)))
+    return None if math.isnan(told) else told
+
+
+class Stop:
+    """Asks a run to stop after a step, the same one on all processes: on SIGTERM, as clouds send it before they take a machine, or Ctrl-C.
+
+    The second Ctrl-C acts as usual. Where `jax.distributed` runs, its own SIGTERM handler tells the other processes
+    (a handler of ours would disable it), and Ctrl-C is passed on to it.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._shared = jax.distributed.is_initialized()
+
+    def __enter__(self) -> "Stop":
+        signals = [signal.SIGINT] if self._shared else [signal.SIGINT, signal.SIGTERM]
+        self._old = {s: signal.signal(s, self._ask) for s in signals}
+        return self
+
+    def at(self, step: int) -> bool:
+        """Whether to stop after this step; every process must ask at every step."""
+        return multihost_utils.reached_preemption_sync_point(step) if self._shared else self._asked
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        self._restore()
+        if self._shared:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _restore(self) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+
+class Watchdog:
+    """Ends a process that hangs, be it in the data, in a collective or in the device: the stacks of all threads on stderr, exit code 1.
+
+    The processes that this takes down with it show theirs as well.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> "Watchdog":
+        faulthandler.enable(file=2)  # on SIGABRT, by which `jax.distributed` ends a process whose peer is gone
+        return self
+
+    def alive(self) -> None:
+        """Starts its clock over."""
+        if self._seconds:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)
+
+    def __exit__(self, *_: object) -> None:
+        if self._seconds:
+            faulthandler.cancel_dump_traceback_later()
+
+
+class Clock:
+    """Seconds of wall-clock by what they were spent on; phases may be nested, and each second counts once."""
+
+    def __init__(self, phase: str, before: dict[str, float]) -> None:
+        self.seconds = dict(before)
+        self._phase, self._since = phase, time.perf_counter()
+
+    def enter(self, phase: str) -> str:
+        """From here on it is this phase's time; returns the one it was."""
+        now, old = time.perf_counter(), self._phase
+        self.seconds[old] = self.seconds.get(old, 0.0) + now - self._since
+        self._phase, self._since = phase, now
+        return old
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """This phase's time until the block ends."""
+        old = self.enter(phase)
+        try:
+            yield
+        finally:
+            self.enter(old)

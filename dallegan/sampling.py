@@ -1,5 +1,6 @@
 """Captions to pictures: the `Model` that a user holds."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -26,7 +27,7 @@ from dallegan.models.weights import read_weights, write_weights
 from dallegan.optim import optimizer
 from dallegan.parallel import compiled, compute_dtype
 from dallegan.rng import Stream, stream
-from dallegan.state import init_state
+from dallegan.state import GanState, init_state
 from dallegan.tokenizer import Tokenizer
 
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
@@ -138,9 +139,11 @@ def make_gan(config: Config, vocab: int) -> Gan:
 
 def load(path: str | pathlib.Path = DEFAULT) -> Model:
     """The model of that name that ships with the package, of a run directory (as `train.py` writes it), or of a folder that `Model.save`
-    wrote; a folder called like a shipped model is reached as "./NAME" or by a Path. UserError where there is none."""
+    wrote; a folder called like a shipped model is reached as "./NAME" or by a Path. Of a run it is the newest checkpoint; "RUN@best" is the one
+    that did best where the run evaluated, "RUN@3200" that of a step. UserError where there is none."""
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
-    folder = SHIPPED / path if isinstance(path, str) and path in shipped else pathlib.Path(path).expanduser()
+    name, _, at = str(path).rpartition("@") if re.search(r"@(best|\d+)$", str(path)) and not pathlib.Path(path).exists() else (str(path), "", "")
+    folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
     saved = (folder / WEIGHTS).exists()
     missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
     if missing:
@@ -155,18 +158,26 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     gan = make_gan(config, tokenizer.size)
     if saved:
         return Model(gan, read_weights(folder / WEIGHTS, jax.eval_shape(gan.init, jax.random.key(0))), tokenizer, config)
+    state = load_state(folder, gan, config, at)
+    return Model(gan, {"generator": state.ema, "discriminator": state.params["discriminator"]}, tokenizer, config)
+
+
+def load_state(folder: str | pathlib.Path, gan: Gan, config: Config, at: str = "") -> GanState:
+    """The whole state of a run on one device: of its newest checkpoint that is intact, the "best", or that of a step. UserError where there is none."""
     from dallegan.checkpoint import Checkpoints  # and Orbax, a quarter of a second that a saved model does not need
 
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
-    )
-    checkpoints = Checkpoints(folder, config.log.keep)
-    state = checkpoints.restore(abstract)
-    checkpoints.close()
-    if state is None:
-        raise UserError(f"{path} has no checkpoint yet: let train.py run until its first one")
-    return Model(gan, {"generator": state.ema, "discriminator": state.params["discriminator"]}, tokenizer, config)
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
+    with contextlib.closing(Checkpoints(folder, config.log.keep)) as checkpoints:
+        steps = checkpoints.steps()
+        step = checkpoints.best() if at == "best" else int(at) if at else None
+        if not steps:
+            raise UserError(f"{folder} has no checkpoint yet: let train.py run until its first one")
+        if at and step not in steps:
+            raise UserError(f"{folder} has no checkpoint @{at}: there are {', '.join(map(str, steps))}")
+        state = checkpoints.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract), step)
+    assert state is not None
+    return state
 
 
 def write_samples(

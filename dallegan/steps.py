@@ -38,13 +38,13 @@ def penalty_stride(config: Config) -> int:
 
 
 def rows_unit(config: Config) -> int:
-    """What the number of a device's rows must be a multiple of: a share of them is penalized, a share drawn twice."""
-    return math.lcm(penalty_stride(config) if max(config.loss.gamma) else 1, TWICE if config.loss.diversity else 1)
+    """What the number of a device's rows must be a multiple of: in each part of a batch, a share is penalized, a share drawn twice."""
+    return config.parallel.accumulate * math.lcm(penalty_stride(config) if max(config.loss.gamma) else 1, TWICE if config.loss.diversity else 1)
 
 
 def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: str | None = None) -> Step:
     """The step of a run; see the module's docstring for `axis`."""
-    loss, stride = config.loss, penalty_stride(config)
+    loss, stride, parts = config.loss, penalty_stride(config), config.parallel.accumulate
     regularized = max(loss.gamma) > 0
     reach = int(config.data.size * loss.shift)
 
@@ -62,12 +62,12 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     def noise(state: GanState, name: Stream, rows: int, count: int) -> jax.Array:
         return mine(jax.random.normal(stream(state.seed, state.step, name), (count, gan.model.noise)), rows)
 
-    def both_losses(params: Params, batch: Batch, gamma: jax.Array, z: jax.Array, draws: Draws) -> tuple[jax.Array, Metrics]:
+    def both_losses(params: Params, batch: Batch, z: tuple[jax.Array, ...], draws: Draws, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
         """The two losses' sum, whose gradient is each player's own: the other's parameters are behind a stop_gradient."""
         still = jax.lax.stop_gradient
         tokens, negative, b = batch["tokens"], batch["negative"], batch["tokens"].shape[0]
         twice = tokens[::TWICE] if loss.diversity else tokens[:0]
-        image, drawn = to_float(batch["image"]), gan.draw(params, jnp.concatenate([tokens, twice]), z)
+        image, drawn = to_float(batch["image"]), gan.draw(params, jnp.concatenate([tokens, twice]), jnp.concatenate(z))
         real, fake = (augment(x, draws, loss, reach) for x in (image, drawn[:b]))
         all_tokens, all_negatives = everywhere((tokens, negative))
         same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
@@ -112,14 +112,26 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         metrics = {"match_gap": jnp.mean((real_own - real_other) * valid), "score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own)}
         return loss_d + loss_g, metrics | {"d_loss": loss_d, "g_loss": loss_g, "r1": r1, "r2": r2}
 
+    def gradients(params: Params, rows: tuple[Batch, tuple[jax.Array, ...], Draws], gamma: jax.Array) -> tuple[Params, Metrics]:
+        """Means over the parts of a batch, one after the other: their activations need the memory of one."""
+        grad = jax.grad(both_losses, has_aux=True)
+        if parts == 1:
+            return grad(params, *rows, gamma)
+        # a part is every so manieth row, so that the rows of a device stay with it
+        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), rows)
+        add = lambda total, part: jax.tree.map(jnp.add, total, grad(params, *part, gamma))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, *jax.tree.map(lambda x: x[0], split), gamma))
+        total, _ = jax.lax.scan(lambda total, part: (add(total, part), None), zeros, split)
+        return jax.tree.map(lambda x: x / parts, total)
+
     def train_step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
         rows = batch["image"].shape[0]
         gamma = cosine(*loss.gamma, state.step / config.steps)
         draws = mine(draw(stream(state.seed, state.step, Stream.AUGMENT), config.batch, reach), rows)
-        z = noise(state, Stream.NOISE, rows, config.batch)
+        z = (noise(state, Stream.NOISE, rows, config.batch),)
         if loss.diversity:
-            z = jnp.concatenate([z, noise(state, Stream.NOISE_AGAIN, rows // TWICE, config.batch // TWICE)])
-        grads, metrics = mean(jax.grad(both_losses, has_aux=True)(state.params, batch, gamma, z, draws))
+            z += (noise(state, Stream.NOISE_AGAIN, rows // TWICE, config.batch // TWICE),)
+        grads, metrics = mean(gradients(state.params, (batch, z, draws), gamma))
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = ema_update(state.ema, params["generator"], ema_decay(config, state.step))
@@ -133,7 +145,7 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
             skipped=state.skipped + ~finite,
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
         )
-        metrics |= {"grad_norm_g": norm_g, "grad_norm_d": norm_d, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+        metrics |= {"grad_norm_g": norm_g, "grad_norm_d": norm_d, "step": state.step, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
         return state, metrics
 
     return train_step

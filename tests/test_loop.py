@@ -48,13 +48,20 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert np.asarray(Image.open(grids[0])).std() > 10
 
 
-def test_what_evaluation_tells_is_logged_when_it_was_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "make_quick", lambda config: lambda model: {"alignment": float(model.sample("a red cat").mean()), "side": None})
-    train(tiny(workdir=str(tmp_path / "run"), log__metrics=1000, log__evaluate=24))
+def test_what_evaluation_tells_is_logged_when_it_was_told_and_the_best_is_kept(tmp_path, monkeypatch):
+    scores = iter([0.9, 0.1])
+    monkeypatch.setattr(loop, "make_quick", lambda config: lambda model: {"alignment": next(scores), "side": None})
+    train(tiny(workdir=str(tmp_path / "run"), log__metrics=1000, log__evaluate=24, log__checkpoint=24, log__keep=1))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [24, 48]
-    assert lines[0]["alignment"] != lines[1]["alignment"]
+    assert [line["alignment"] for line in lines] == [0.9, 0.1]
     assert lines[1]["side"] is None
+    draw = lambda at: dallegan.load(f"{tmp_path / 'run'}{at}").sample("a red cat")
+    np.testing.assert_array_equal(draw("@best"), draw("@3"))
+    np.testing.assert_array_equal(draw("@6"), draw(""))
+    assert not np.array_equal(draw("@3"), draw("@6"))
+    with pytest.raises(UserError, match="no checkpoint @5: there are 3, 6"):
+        draw("@5")
 
 
 def test_training_then_sampling(finished):

@@ -31,7 +31,9 @@ def test_fsdp_really_shards(report):
 
 def test_uneven_batches_are_refused():
     devices = [None] * 8
-    with pytest.raises(UserError, match=r"--batch 12: must be a multiple of 16 .8 devices x 2 pictures, of which a share is penalized or drawn twice.: 16"):
+    with pytest.raises(
+        UserError, match=r"--batch 12: must be a multiple of 16 .8 devices x 2 pictures: parts, and shares that are penalized or drawn twice.: 16"
+    ):
         check_devices(tiny(batch=12), devices)
     with pytest.raises(UserError, match=r"--parallel.fsdp 3: must divide the 8 devices"):
         check_devices(tiny(batch=16, parallel__fsdp=3), devices)

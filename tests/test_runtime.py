@@ -5,6 +5,10 @@ import sys
 
 import pytest
 
+from dallegan.config import ParallelConfig
+from dallegan.errors import UserError
+from dallegan.runtime import Clock, join
+
 PROGRAM = """
 import os, sys
 from dallegan.runtime import restart_with_huge_pages
@@ -28,3 +32,37 @@ def test_a_program_starts_over_once_with_its_arguments(tmp_path):
 
 def test_a_setting_of_ones_own_is_kept(tmp_path):
     assert output(tmp_path, GLIBC_TUNABLES="glibc.malloc.check=0") == ["started", "glibc.malloc.check=0 ['a b', '--c']"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"processes": 2}, "--parallel.processes 2: needs --parallel.coordinator HOST:PORT"),
+        ({"coordinator": "localhost:1", "processes": 2, "process": 2}, "--parallel.process 2: the 2 processes are numbered from 0"),
+        ({"process": 1}, "--parallel.process 1: the 1 processes"),
+    ],
+)
+def test_settings_of_processes_that_contradict_each_other(settings, message):
+    with pytest.raises(UserError, match=message):
+        join(ParallelConfig(**settings))
+
+
+def test_each_second_counts_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = Clock("init", {"step": 5.0})
+
+    def spend(seconds):
+        now[0] += seconds
+
+    spend(1)
+    clock.enter("step")
+    spend(2)
+    with clock("eval"):
+        spend(4)
+        with clock("save"):
+            spend(8)
+        spend(16)
+    spend(32)
+    clock.enter("step")
+    assert clock.seconds == {"init": 1, "step": 5 + 34, "eval": 20, "save": 8}

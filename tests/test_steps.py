@@ -163,3 +163,16 @@ def test_real_and_generated_pictures_are_augmented_alike(batches):
     for name, image in {"score_real": to_float(batch["image"]), "score_fake": jax.jit(gan.draw)(params, batch["tokens"], z)}.items():
         assert float(metrics[name]) == pytest.approx(float(score(augment(image, draws, config.loss, 2))), abs=1e-5)
         assert float(metrics[name]) != pytest.approx(float(score(image)), abs=1e-4)
+
+
+def test_a_batch_in_parts_is_the_whole_batch(batches):
+    """Without the contrastive term, which compares within a part, and all rows penalized, the means are the same."""
+    changes = {"loss__contrast": (0.0, 0.0), "loss__penalty_share": 1.0, "optim__eps": 1e-2}
+    state, whole = build(**changes)
+    _, parts = build(**changes, parallel__accumulate=4)
+    (a, told), (b, again) = whole(state, batches[0]), parts(state, batches[0])
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    for name in told:
+        np.testing.assert_allclose(told[name], again[name], rtol=1e-4, atol=1e-6)
+    assert not same(a.params, state.params)

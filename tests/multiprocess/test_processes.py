@@ -1,0 +1,115 @@
+"""Real processes that train together on this machine, through gloo: as many as a pod's hosts are to it."""
+
+import hashlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import tiny
+
+from dallegan.config import to_json
+from dallegan.sampling import load, load_state
+
+DEVICES = 4
+WORKER = pathlib.Path(__file__).parent / "worker.py"
+SETTINGS = {
+    "steps": 8, "batch": 16, "log__checkpoint": 48, "log__samples": 128, "log__metrics": 32,
+    "text__length": 6, "model__attention": (), "text__encoder": "transformer",
+}  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def launch(workdir, processes, faults=None, **changes):
+    """Starts a run's processes, `DEVICES` devices in all; `faults`: {process: (what, step)}.
+
+    XLA on a CPU adds up a product in as many parts as it has threads: as many in each process, for equal bits.
+    """
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(DEVICES)}
+    address, started = f"localhost:{free_port()}", []
+    for i in range(processes):
+        config = tiny(**SETTINGS | changes, workdir=str(workdir), parallel__coordinator=address, parallel__processes=processes, parallel__process=i)
+        file = workdir.parent / f"{workdir.name}-{i}.json"
+        file.write_text(to_json(config))
+        command = [sys.executable, str(WORKER), str(file), *map(str, (faults or {}).get(i, ()))]
+        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    return started
+
+
+def finish(started, seconds=240):
+    """[(exit code, stderr)] of all."""
+    ends = []
+    for process in started:
+        _, err = process.communicate(timeout=seconds)
+        ends.append((process.returncode, err))
+    return ends
+
+
+def digest(workdir):
+    """(step, sha256 of the whole state)."""
+    model = load(workdir)
+    state = load_state(workdir, model.gan, model.config)
+    return int(state.step), hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run by one process."""
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    assert finish(launch(workdir, 1))[0][0] == 0
+    return workdir
+
+
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_as_many_processes_as_one_likes(alone, tmp_path, processes):
+    """The same four devices in one, two or four processes: the same state, to the bit."""
+    ends = finish(launch(tmp_path / "run", processes))
+    assert [code for code, _ in ends] == [0] * processes, ends
+    assert digest(tmp_path / "run") == digest(alone)
+    read = lambda workdir: [{k: v for k, v in json.loads(line).items() if "loss" in k or k == "step"} for line in (workdir / "metrics.jsonl").open()]
+    assert read(tmp_path / "run") == read(alone)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_numbers_of_processes(alone, tmp_path):
+    """SIGTERM to one of four: all stop after the same step, save it and exit 0; two go on, are stopped likewise, and one ends it: the same state."""
+    workdir = tmp_path / "run"
+    for processes, told, at in ((4, 3, 2), (2, 0, 5)):
+        ends = finish(launch(workdir, processes, {told: ("term", at)}))
+        assert [code for code, _ in ends] == [0] * processes, ends
+        assert "stopped and saved at step" in ends[0][1]
+        assert at <= digest(workdir)[0] < 8
+    assert finish(launch(workdir, 1))[0][0] == 0
+    assert digest(workdir) == digest(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_takes_the_others_down(tmp_path, victim):
+    started = launch(tmp_path / "run", 2, {victim: ("kill", 4)})
+    assert started[victim].wait(timeout=200) == -9
+    killed = time.monotonic()
+    assert started[1 - victim].wait(timeout=90) not in (0, None)
+    assert time.monotonic() - killed < 60
+    finish(started)
+
+
+@pytest.mark.slow
+def test_a_hang_ends_with_the_stacks_of_every_process(tmp_path):
+    """The data of one process stand still: it says where, and so does the one that waits for it."""
+    ends = finish(launch(tmp_path / "run", 2, {1: ("hang", 4)}, log__hang=6))
+    assert all(code not in (0, None) for code, _ in ends)
+    assert any("Timeout" in err for _, err in ends)
+    assert all("loop.py" in err and "in train" in err for _, err in ends), ends
+    assert "in faulty" in ends[1][1]
