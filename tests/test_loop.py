@@ -12,6 +12,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, tiny
@@ -22,6 +23,7 @@ from dallegan import loop
 from dallegan.config import to_json
 from dallegan.errors import UserError
 from dallegan.loop import Diverged, train
+from dallegan.steps import make_train_step
 
 
 def digest(workdir):
@@ -153,8 +155,22 @@ def test_checkpoints_of_unknown_origin_are_refused(finished, tmp_path):
         train(tiny(workdir=str(tmp_path / "orphan")))
 
 
+def test_a_step_that_is_not_finite_is_named_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+    def poisoned(*args):
+        step = make_train_step(*args)
+        spoil = lambda state, image: image.astype(jnp.float32) * jnp.where(state.step == 2, jnp.nan, 1.0)
+        return lambda state, batch: step(state, batch | {"image": spoil(state, batch["image"])})
+
+    monkeypatch.setattr(loop, "make_train_step", poisoned)
+    train(tiny(workdir=str(tmp_path / "run")))
+    assert "step 3 was not finite and is left out" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["skipped"] for line in lines] == [0, 1, 1]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(dallegan.load(tmp_path / "run").params))
+
+
 def test_ten_steps_that_are_not_finite_stop_the_run(tmp_path):
-    with pytest.raises(Diverged, match="10 steps in a row"):
+    with pytest.raises(Diverged, match="10 steps in a row, up to 10,"):
         train(tiny(workdir=str(tmp_path / "nan"), steps=50, loss__matching=float("nan")))
 
 
