@@ -7,7 +7,6 @@ that many kills fall into a save.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -19,12 +18,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import jax
 import numpy as np
 
 from dallegan.cli import parse, run
 from dallegan.runtime import about
 from dallegan.sampling import load, load_state
+from dallegan.state import digest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -45,11 +44,10 @@ class Args:
     together: int = 2  # runs at a time
 
 
-def digest(workdir: pathlib.Path) -> str:
+def final(workdir: pathlib.Path) -> str:
     """sha256 of a run's whole state: parameters, average, optimizer, counters."""
     model = load(workdir)
-    state = load_state(workdir, model.gan, model.config)
-    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()
+    return digest(load_state(workdir, model.gan, model.config))
 
 
 def attempt(workdir: pathlib.Path, every: int, kill_after: float | None = None) -> tuple[bool, float]:
@@ -84,7 +82,7 @@ def main() -> None:
         os.environ |= {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         attempt(folder / "first", 20)  # fills the compilation cache
         whole = dict(zip(EVERY, pool.map(lambda every: attempt(folder / f"undisturbed{every}", every)[1], EVERY), strict=True))
-        wanted = digest(folder / f"undisturbed{EVERY[0]}")
+        wanted = final(folder / f"undisturbed{EVERY[0]}")
 
         def struck(i: int) -> dict[str, Any]:
             workdir, every = folder / str(i), EVERY[i % 2]
@@ -97,7 +95,7 @@ def main() -> None:
 
         found = []
         for row in pool.map(struck, range(args.runs)):
-            same = digest(row.pop("workdir")) == wanted
+            same = final(row.pop("workdir")) == wanted
             found.append(row | {"same": same})
             print(json.dumps(found[-1]), file=sys.stderr)
     lost = [run["seconds_lost"] for run in found]

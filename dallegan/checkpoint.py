@@ -106,7 +106,7 @@ class Checkpoints:
 
         Several processes restore the same one. UserError where checkpoints exist and none can be read.
         """
-        steps = [step] if step is not None else self.steps()
+        steps = self.steps() if step is None else [step]
         for step in reversed(steps):
             fault, state = self._fault(step), None
             if not fault:

@@ -1,10 +1,12 @@
 """All that a run knows, in one pytree."""
 
+import hashlib
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dallegan.config import Config
@@ -44,3 +46,8 @@ def start_from(state: GanState, params: Params) -> GanState:
     """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too."""
     copy = lambda tree: jax.tree.map(jnp.copy, tree)  # a step donates its state, each array once
     return state.replace(params=copy(params), ema=copy(params["generator"]))
+
+
+def digest(state: GanState) -> str:
+    """sha256 of all arrays of a state that this process can see whole: equal where two runs are, to the last bit."""
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()

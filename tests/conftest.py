@@ -3,9 +3,13 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 import pytest
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
+from dallegan.sampling import load, load_state
+from dallegan.state import digest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -51,3 +55,21 @@ def tiny(**changes) -> Config:
         section, _, field = name.partition("__")
         config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value}) if field else value})
     return config
+
+
+def final(workdir):
+    """(step, sha256) of the whole state in a run's newest checkpoint."""
+    model = load(workdir)
+    state = load_state(workdir, model.gan, model.config)
+    return int(state.step), digest(state)
+
+
+def assert_processes_agree(config):
+    """One, two and four processes make the same global batches of a source."""
+    tokenizer = make_tokenizer(make_source(config), config)
+    rows = lambda process, count: make_dataset(make_source(config), tokenizer, config, process, count)
+    for count in (2, 4):
+        pieces = [rows(process, count) for process in range(count)]
+        for step in range(3):
+            for key, whole in rows(0, 1)[step].items():
+                np.testing.assert_array_equal(np.concatenate([piece[step][key] for piece in pieces]), whole)

@@ -8,10 +8,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import assert_processes_agree, tiny
 from PIL import Image
 
-from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
 from dallegan.data.source import Opened
 from dallegan.data.webdataset import WebDataset, find
 from dallegan.errors import UserError
@@ -166,14 +165,7 @@ def test_unreadable_pictures_give_way_to_the_next_and_processes_agree(tmp_path):
     assert all(e.caption != e.negative for e in (source.example(i, np.random.default_rng(9 * i)) for i in range(8)))
     assert set(source.skipped.items()) == {("a.tar:00002.jpg", "no picture, or of a kind that Pillow does not read"), ("a.tar:00005.jpg", "no caption")}
     config = tiny(data__source=f"webdataset:{tmp_path}", data__flip=True, batch=8)
-    source = make_source(config)
-    tokenizer = make_tokenizer(source, config)
-    whole = [make_dataset(source, tokenizer, config)[s] for s in range(3)]
-    for count in (2, 4):
-        pieces = [make_dataset(make_source(config), tokenizer, config, i, count) for i in range(count)]
-        for step, batch in enumerate(whole):
-            for key in batch:
-                np.testing.assert_array_equal(np.concatenate([p[step][key] for p in pieces]), batch[key])
+    assert_processes_agree(config)
 
 
 def test_a_dropped_file_stays_readable_and_the_rest_are_few(tmp_path):

@@ -1,6 +1,5 @@
 """Real processes that train together on this machine, through gloo: as many as a pod's hosts are to it."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -9,13 +8,10 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
 import pytest
-from conftest import tiny
+from conftest import final, tiny
 
 from dallegan.config import to_json
-from dallegan.sampling import load, load_state
 
 DEVICES = 4
 WORKER = pathlib.Path(__file__).parent / "worker.py"
@@ -56,13 +52,6 @@ def finish(started, seconds=240):
     return ends
 
 
-def digest(workdir):
-    """(step, sha256 of the whole state)."""
-    model = load(workdir)
-    state = load_state(workdir, model.gan, model.config)
-    return int(state.step), hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The run by one process."""
@@ -76,7 +65,7 @@ def test_as_many_processes_as_one_likes(alone, tmp_path, processes):
     """The same four devices in one, two or four processes: the same state, to the bit."""
     ends = finish(launch(tmp_path / "run", processes))
     assert [code for code, _ in ends] == [0] * processes, ends
-    assert digest(tmp_path / "run") == digest(alone)
+    assert final(tmp_path / "run") == final(alone)
     read = lambda workdir: [{k: v for k, v in json.loads(line).items() if "loss" in k or k == "step"} for line in (workdir / "metrics.jsonl").open()]
     assert read(tmp_path / "run") == read(alone)
 
@@ -89,9 +78,9 @@ def test_a_run_goes_on_with_other_numbers_of_processes(alone, tmp_path):
         ends = finish(launch(workdir, processes, {told: ("term", at)}))
         assert [code for code, _ in ends] == [0] * processes, ends
         assert "stopped and saved at step" in ends[0][1]
-        assert at <= digest(workdir)[0] < 8
+        assert at <= final(workdir)[0] < 8
     assert finish(launch(workdir, 1))[0][0] == 0
-    assert digest(workdir) == digest(alone)
+    assert final(workdir) == final(alone)
 
 
 @pytest.mark.slow
