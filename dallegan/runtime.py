@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import platform
+import re
 import signal
 import sys
 import time
@@ -80,6 +81,8 @@ def join(parallel: ParallelConfig) -> None:
         raise UserError(f"--parallel.processes {parallel.processes}: needs --parallel.coordinator HOST:PORT, the address of process 0")
     if parallel.process >= parallel.processes:
         raise UserError(f"--parallel.process {parallel.process}: the {parallel.processes} processes are numbered from 0")
+    if given and not re.fullmatch(r".+:\d+", parallel.coordinator):
+        raise UserError(f"--parallel.coordinator {parallel.coordinator}: must be HOST:PORT, for example 10.0.0.2:8476")
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
     except ValueError as error:  # without settings: no cluster found, so this is the only process

@@ -156,6 +156,8 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
     tokenizer = Tokenizer.load(folder / "tokenizer.model", config.text.length)
     gan = make_gan(config, tokenizer.size)
+    if saved and at:
+        raise UserError(f"{path}: {name} is a saved model and has no checkpoints to choose from; leave @{at} out")
     if saved:
         return Model(gan, read_weights(folder / WEIGHTS, jax.eval_shape(gan.init, jax.random.key(0))), tokenizer, config)
     state = load_state(folder, gan, config, at)

@@ -61,6 +61,7 @@ def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
         (["a cat", "--n", "0"], "--n 0: must be at least 1"),
         (["a cat", "--model", "/absent"], "/absent is not a model: no such directory"),
         (["a cat", "--model", "{empty}"], "is not a model: no config.json"),
+        (["a cat", "--model", "storybook-32@best"], "leave @best out"),
     ],
 )
 def test_sample_refuses(args, message, empty, monkeypatch, capsys):

@@ -39,6 +39,7 @@ def test_a_setting_of_ones_own_is_kept(tmp_path):
     [
         ({"processes": 2}, "--parallel.processes 2: needs --parallel.coordinator HOST:PORT"),
         ({"coordinator": "localhost:1", "processes": 2, "process": 2}, "--parallel.process 2: the 2 processes are numbered from 0"),
+        ({"coordinator": "somewhere", "processes": 2}, "--parallel.coordinator somewhere: must be HOST:PORT"),
         ({"process": 1}, "--parallel.process 1: the 1 processes"),
     ],
 )
