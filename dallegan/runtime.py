@@ -148,11 +148,14 @@ class Stop:
 class Watchdog:
     """Ends a process that hangs, be it in the data, in a collective or in the device: the stacks of all threads on stderr, exit code 1.
 
-    The processes that this takes down with it show theirs as well.
+    The processes that this takes down with it show theirs as well. Where there are several, the main one's clock runs `LAST`
+    seconds longer: the others die with it, and would be cut short while they write.
     """
 
+    LAST = 10
+
     def __init__(self, seconds: int) -> None:
-        self._seconds = seconds
+        self._seconds = seconds + self.LAST if seconds and is_main() and jax.process_count() > 1 else seconds
 
     def __enter__(self) -> "Watchdog":
         faulthandler.enable(file=2)  # on SIGABRT, by which `jax.distributed` ends a process whose peer is gone

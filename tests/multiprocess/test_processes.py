@@ -99,6 +99,7 @@ def test_a_hang_ends_with_the_stacks_of_every_process(tmp_path):
     """The data of one process stand still: it says where, and so does the one that waits for it."""
     ends = finish(launch(tmp_path / "run", 2, {1: ("hang", 4)}, log__hang=6))
     assert all(code not in (0, None) for code, _ in ends)
-    assert any("Timeout" in err for _, err in ends)
-    assert all("loop.py" in err and "in train" in err for _, err in ends), ends
+    shown = "\n".join(err for _, err in ends)
+    assert "Timeout" in shown
+    assert all("loop.py" in err and "in train" in err for _, err in ends), shown
     assert "in faulty" in ends[1][1]
