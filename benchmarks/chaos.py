@@ -2,7 +2,7 @@
 
 python benchmarks/chaos.py [--runs 50] > benchmarks/results/chaos.json
 
-The moment is uniform over the time that the undisturbed run takes, imports and compilation included; every second run saves after every third step, so
+The moment is uniform over the time that the undisturbed run takes, imports and compilation included; every second run saves after every fifth step, so
 that many kills fall into a save.
 """
 
@@ -27,12 +27,12 @@ from dallegan.state import digest
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
-    "quickstart", "--steps", "40", "--batch", "8", "--data.size", "16", "--text.vocab", "600", "--text.length", "8", "--text.width", "16",
+    "quickstart", "--steps", "200", "--batch", "8", "--data.size", "16", "--text.vocab", "600", "--text.length", "8", "--text.width", "16",
     "--text.heads", "2", "--model.width", "16", "--model.style", "16", "--model.noise", "8", "--model.base", "4", "--model.blocks", "1",
     "--model.critic-widths", "16", "16", "--model.critic-blocks", "0", "1", "--log.metrics", "40", "--log.samples", "320", "--log.evaluate", "0",
 ]  # fmt: skip
 
-EVERY = 3, 20  # steps between saves, in turns
+EVERY = 5, 40  # steps between saves, in turns
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,11 +95,16 @@ def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: in
     return sheet
 
 
-def save_png(image: Image.Image, path: str | pathlib.Path, info: Mapping[str, str]) -> None:
-    """Writes a PNG with `info` as its text metadata; the file appears whole or not at all."""
+def png(image: Image.Image, info: Mapping[str, str]) -> bytes:
+    """A PNG file with `info` as its text metadata."""
     text = PngImagePlugin.PngInfo()
     for key, value in info.items():
         text.add_itxt(key, value.encode("utf-8", "replace").decode())
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=text)
-    write_whole(path, file.getvalue())
+    return file.getvalue()
+
+
+def save_png(image: Image.Image, path: str | pathlib.Path, info: Mapping[str, str]) -> None:
+    """Writes a PNG; the file appears whole or not at all."""
+    write_whole(path, png(image, info))

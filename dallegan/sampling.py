@@ -2,25 +2,21 @@
 
 import contextlib
 import dataclasses
-import itertools
-import json
+import functools
+import hashlib
 import math
 import pathlib
 import re
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from dallegan.config import Config, check, from_json, to_json
 from dallegan.errors import UserError
 from dallegan.files import write_whole
-from dallegan.image import grid, save_png
 from dallegan.models.gan import Gan, Params
 from dallegan.models.layers import to_float
 from dallegan.models.weights import read_weights, write_weights
@@ -34,7 +30,6 @@ CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so t
 WEIGHTS = "model.safetensors"
 SHIPPED = pathlib.Path(__file__).parent / "assets"  # NAME/: a model that comes with the package
 DEFAULT = "storybook-32"
-GRID_ROWS = 64  # prompts shown in the grid
 
 
 def to_uint8(image: jax.Array) -> jax.Array:
@@ -48,6 +43,20 @@ def _draw(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.
 
 def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
     return gan.discriminate(params, to_float(image), tokens)
+
+
+def _blend(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+    """i32[2, T], f32[2, Z], f32[B] -> uint8[B, H, W, 3]: from one caption and noise to the other."""
+    text = jax.tree.map(lambda x: x[:1], both := gan.encode(params, tokens)).between(jax.tree.map(lambda x: x[1:], both), t)
+    z = slerp(noise[0], noise[1], t)
+    return to_uint8(gan.decode(params, gan.generate(params, text, z), text, z))
+
+
+def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
+    """f32[B, Z] between two latents f32[Z], along the sphere where such vectors lie (White 2016, arXiv 1609.04468)."""
+    cosine = jnp.sum(a * b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), 1e-12)
+    angle = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1, 1)), 1e-4)
+    return (jnp.sin((1 - t[:, None]) * angle) * a + jnp.sin(t[:, None] * angle) * b) / jnp.sin(angle)
 
 
 def _noise(dims: int, key: jax.Array, caption: jax.Array, index: jax.Array) -> jax.Array:
@@ -101,6 +110,39 @@ class Model:
             images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], noise)
             score = compiled(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
             yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
+
+    def score(self, images: np.ndarray, captions: Sequence[str] | str | np.ndarray) -> np.ndarray:
+        """f32[B]: the discriminator's scores of pictures uint8[B, H, W, 3], each with its caption. Only their order means something: higher is more
+        real and better matched. UserError for another number of captions, or pictures of another size."""
+        tokens, size = self._tokens(captions), self.config.data.size
+        if images.dtype != np.uint8 or images.shape != (len(tokens), size, size, 3):
+            raise UserError(f"pictures must be uint8[{len(tokens)}, {size}, {size}, 3], one a caption, not {images.dtype}{list(images.shape)}")
+        scores = []
+        for start in range(0, len(tokens), CHUNK):
+            rows = np.minimum(np.arange(start, start + CHUNK), len(tokens) - 1)
+            scores.append(np.asarray(compiled(_score, (0,))(self.gan, self.params, images[rows], tokens[rows])))
+        return np.concatenate(scores)[: len(tokens)]
+
+    def interpolate(self, a: str, b: str, frames: int = 24, index: int = 0, seed: int = 0, truncation: float = 1.0) -> np.ndarray:
+        """uint8[frames, H, W, 3]: the way from one caption to another, with the noise of the picture `index` of each; from a caption to itself, the way
+        from that picture to the next. The ends are what `sample` draws. UserError for an empty caption or fewer than two frames."""
+        if frames < 2:
+            raise UserError(f"frames = {frames}: ask for at least two")
+        tokens = self._tokens([a, b])
+        marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
+        indices = np.array([index, index + (a == b)], np.uint32)
+        noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, stream(seed, 0, Stream.SAMPLE), marks, indices)
+        t = np.linspace(0, 1, frames, dtype=np.float32)
+        pieces = (np.minimum(np.arange(start, start + CHUNK), frames - 1) for start in range(0, frames, CHUNK))
+        return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, noise, t[rows]) for rows in pieces])[:frames]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What tells this model from others: 16 hexadecimal digits, of the sha256 of its parameters and its tokenizer."""
+        whole = hashlib.sha256(self.tokenizer.proto)
+        for path, leaf in jax.tree.leaves_with_path(self.params):
+            whole.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+        return whole.hexdigest()[:16]
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes what `load` reads into a new folder: config.json, tokenizer.model and bfloat16 weights, a tenth of a checkpoint's size.
@@ -180,42 +222,3 @@ def load_state(folder: str | pathlib.Path, gan: Gan, config: Config, at: str = "
         state = checkpoints.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract), step)
     assert state is not None
     return state
-
-
-def write_samples(
-    model: Model, prompts: Sequence[str], out: pathlib.Path, n: int = 4, seed: int = 0, truncation: float = 1.0, best_of: int = 1
-) -> Iterator[pathlib.Path]:
-    """Writes one PNG a picture, its prompt and seed in its metadata, then a captioned grid of the first prompts; yields the paths.
-
-    Names come from the prompts; nothing is ever overwritten. UserError where `out` cannot be written to.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        kept: list[np.ndarray] = []
-        pictures = (picture for piece in model.stream(prompts, n, seed, truncation, best_of) for picture in piece)
-        for i, picture in enumerate(tqdm(pictures, total=len(prompts) * n, unit="img", disable=len(prompts) * n < 64 or not sys.stderr.isatty())):
-            prompt, k = prompts[i // n], i % n
-            path = free_path(out, f"{slug(prompt)}-s{seed}-{k}")
-            save_png(
-                Image.fromarray(picture), path, {"prompt": prompt, "seed": str(seed), "index": str(k), "truncation": str(truncation), "best_of": str(best_of)}
-            )
-            if len(kept) < GRID_ROWS * n:
-                kept.append(picture)
-            yield path
-        rows = [kept[i : i + n] for i in range(0, len(kept), n)]
-        path = free_path(out, "grid")
-        save_png(grid(rows, prompts[: len(rows)]), path, {"prompts": json.dumps(list(prompts[: len(rows)]), ensure_ascii=False), "seed": str(seed)})
-        yield path
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from None
-
-
-def slug(prompt: str) -> str:
-    """A file name for a prompt: its letters and digits of any script, at most 40."""
-    return re.sub(r"\W+", "-", prompt).strip("-_")[:40].encode("utf-8", "ignore").decode() or "prompt"
-
-
-def free_path(folder: pathlib.Path, stem: str) -> pathlib.Path:
-    """`stem.png`, or `stem-2.png`, ... where that is taken."""
-    names = (f"{stem}.png" if i == 1 else f"{stem}-{i}.png" for i in itertools.count(1))
-    return next(folder / name for name in names if not (folder / name).exists())

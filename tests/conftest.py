@@ -8,8 +8,10 @@ import pytest
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
-from dallegan.sampling import load, load_state
+from dallegan.data.storybook import Storybook
+from dallegan.sampling import Model, load, load_state, make_gan
 from dallegan.state import digest
+from dallegan.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -73,3 +75,13 @@ def assert_processes_agree(config):
         for step in range(3):
             for key, whole in rows(0, 1)[step].items():
                 np.testing.assert_array_equal(np.concatenate([piece[step][key] for piece in pieces]), whole)
+
+
+@pytest.fixture(scope="session")
+def model():
+    """Untrained, of 16 pixels."""
+    config = tiny(text__length=20)
+    tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, config.text.length)
+    gan = make_gan(config, tokenizer.size)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), jax.jit(gan.init)(jax.random.key(0)))
+    return Model(gan, params, tokenizer, config)

@@ -1,4 +1,4 @@
-"""Run by test_parallel.py on eight simulated devices: the same five steps four ways; prints the largest differences as JSON."""
+"""Run by test_parallel.py on eight simulated devices: the same five steps six ways; prints the largest differences as JSON."""
 
 import json
 import sys
@@ -32,13 +32,15 @@ def run(config, devices):
     return jax.tree.map(np.asarray, runner.view(state).params), np.array(losses), len(sharded)
 
 
-# Captions are cut short, for the unrolled GRU compiles four times here.
+# Captions are cut short, for the unrolled GRU compiles six times here.
 # Adam divides a gradient by its own size: with the usual epsilon, one that is nothing but rounding would be a whole step (the
 # attention behind its LayerScale of 1e-5 has such). With an epsilon above the rounding, equal gradients give equal parameters.
 SETTINGS = {"batch": 32, "loss__diversity": 2.0, "text__length": 6, "optim__lr": (1e-2, 1e-2), "optim__lr_d": (1e-2, 1e-2), "optim__eps": 1e-2}
 BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),
+    "jit 2": (BASE, 2),
+    "jit 4": (BASE, 4),
     "jit 8": (BASE, 8),
     "pmap 8": (tiny(**SETTINGS, parallel__strategy="pmap"), 8),
     "fsdp 2x4": (tiny(**SETTINGS, parallel__fsdp=4), 8),

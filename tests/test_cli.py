@@ -9,15 +9,13 @@ import pytest
 import tyro
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT))
-import sample
-import train
+from dallegan import sample, train
 from dallegan.cli import run
 
 
 def call(script, args, monkeypatch, capsys):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, args)])
+    monkeypatch.setattr(sys, "argv", [f"{script.__name__.split('.')[-1]}.py", *map(str, args)])
     try:
         code = run(script.main)
     except SystemExit as exit:

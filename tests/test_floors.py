@@ -5,7 +5,7 @@ import ast
 from conftest import ROOT
 
 FLOORS = [
-    ["errors"],
+    ["errors", "terminal"],
     ["files"],
     ["config", "rng", "tokenizer", "image", "data.art", "data.grammar"],
     ["data.source", "data.sprites"],
@@ -23,9 +23,10 @@ FLOORS = [
     ["checkpoint"],
     ["sampling"],
     ["", "cli"],
-    ["features", "curves"],
-    ["evaluate", "prepare"],
+    ["features", "curves", "pictures"],
+    ["evaluate", "prepare", "sample"],
     ["loop"],
+    ["train"],
 ]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 

@@ -1,30 +1,15 @@
 import dataclasses
-import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
-from conftest import tiny
-from PIL import Image
 
 import dallegan
 from dallegan import sampling
-from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
-from dallegan.sampling import Model, make_gan, write_samples
-from dallegan.tokenizer import Tokenizer
 
 BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
-
-
-@pytest.fixture(scope="module")
-def model():
-    config = tiny(text__length=20)
-    tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, config.text.length)
-    gan = make_gan(config, tokenizer.size)
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), jax.jit(gan.init)(jax.random.key(0)))
-    return Model(gan, params, tokenizer, config)
 
 
 def test_the_same_seed_gives_the_same_pixels_whatever_the_batch(model):
@@ -68,24 +53,34 @@ def test_a_very_long_prompt_is_cut_and_drawn(model):
         assert model.sample(["bear " * 2000]).shape == (1, 16, 16, 3)
 
 
-def test_pngs_carry_prompt_and_seed_and_never_overwrite(model, tmp_path):
-    paths = list(write_samples(model, [BEAR, "../../evil/.. path"], tmp_path / "out", n=2, seed=3))
-    assert len(paths) == 5
-    assert {p.parent for p in paths} == {tmp_path / "out"}
-    image = Image.open(paths[0])
-    assert image.text["prompt"] == BEAR
-    assert (image.text["seed"], image.text["best_of"]) == ("3", "1")
-    assert (np.asarray(image) == model.sample([BEAR], n=2, seed=3)[0]).all()
-    grid = Image.open(paths[-1])
-    assert json.loads(grid.text["prompts"])[0] == BEAR
-    again = list(write_samples(model, [BEAR], tmp_path / "out", n=2, seed=3))
-    assert not set(again) & set(paths)
+def test_scores_are_the_discriminators_of_any_number(model):
+    images, captions = model.sample([BEAR, CAR], n=9), [BEAR] * 9 + [CAR] * 9
+    scores = model.score(images, captions)
+    assert scores.shape == (18,)
+    np.testing.assert_array_equal(scores[:1], model.score(images[:1], BEAR))
+    direct = model.gan.discriminate(model.params, images / np.float32(127.5) - 1, model.tokenizer.encode(captions))
+    np.testing.assert_allclose(scores, direct, atol=1e-4)
+    with pytest.raises(UserError, match=r"pictures must be uint8\[1, 16, 16, 3\]"):
+        model.score(images, BEAR)
 
 
-def test_unwritable_out(model, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
-        list(write_samples(model, [BEAR], tmp_path / "file" / "x"))
+def test_an_interpolation_begins_and_ends_with_what_sample_draws(model):
+    way = model.interpolate(BEAR, CAR, frames=20, index=1, seed=4)
+    assert way.shape == (20, 16, 16, 3)
+    for frame, caption in ((way[0], BEAR), (way[-1], CAR)):
+        np.testing.assert_allclose(frame.astype(int), model.sample(caption, n=2, seed=4)[1], atol=1)
+    between = np.abs(np.diff(way.astype(int), axis=0)).max((1, 2, 3))
+    assert 0 < between.max() < np.abs(way[0].astype(int) - way[-1]).max()
+    noises = model.interpolate(BEAR, BEAR, frames=3, index=1, seed=4)
+    np.testing.assert_allclose(noises[[0, 2]].astype(int), model.sample(BEAR, n=3, seed=4)[1:], atol=1)
+    with pytest.raises(UserError, match="at least two"):
+        model.interpolate(BEAR, CAR, frames=1)
+
+
+def test_models_are_told_apart(model):
+    other = jax.tree.map(lambda x: x, model.params)
+    assert model.digest == dataclasses.replace(model, params=other).digest
+    assert model.digest != dataclasses.replace(model, params=jax.tree.map(lambda x: x + 1e-6, other)).digest
 
 
 def test_a_shipped_model_is_loaded_by_its_name(model, tmp_path, monkeypatch):

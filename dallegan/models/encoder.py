@@ -14,7 +14,15 @@ class Text(flax.struct.PyTreeNode):
 
     sentence: jax.Array  # f32[B, D]
     tokens: jax.Array  # f32[B, T, D]
-    mask: jax.Array  # bool[B, T], true at real tokens
+    mask: jax.Array  # bool[B, T], true at real tokens; or f32[B, T], their weights
+
+    def between(self, other: "Text", t_B: jax.Array) -> "Text":
+        """The way from this caption to another, t from 0 to 1: the sentence vector moves in a line, and the words of one fade out as those of the
+        other fade in. T is the sum of both."""
+        t = t_B[:, None]
+        each = lambda x: jnp.broadcast_to(x, (len(t_B), *x.shape[1:]))
+        words = jnp.concatenate([each(self.tokens), each(other.tokens)], 1)
+        return Text((1 - t) * self.sentence + t * other.sentence, words, jnp.concatenate([(1 - t) * self.mask, t * other.mask], 1))
 
 
 class Encoder(nn.Module):

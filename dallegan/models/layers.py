@@ -105,10 +105,15 @@ class CrossAttention(nn.Module):
 
 
 def attend(q_BQC: jax.Array, k_BTC: jax.Array, v_BTC: jax.Array, mask_BT: jax.Array, heads: int) -> jax.Array:
-    """Multi-head scaled dot-product attention (arXiv 1706.03762, eq. 1) over the unmasked of T keys; softmax in float32."""
+    """Multi-head scaled dot-product attention (arXiv 1706.03762, eq. 1) over the unmasked of T keys; softmax in float32.
+
+    A mask of f32 in [0, 1] gives weights instead: each key counts as if it were there so many times.
+    """
     b, n, c = q_BQC.shape
     d = c // heads
     q, k, v = (x.reshape(b, -1, heads, d) for x in (q_BQC, k_BTC, v_BTC))
     logits = jnp.einsum("bqhd,bthd->bhqt", q, k).astype(jnp.float32) / math.sqrt(d)
+    if mask_BT.dtype != bool:
+        logits, mask_BT = logits + jnp.log(jnp.maximum(mask_BT, 1e-30))[:, None, None], mask_BT > 0
     logits = jnp.where(mask_BT[:, None, None], logits, -1e9)
     return jnp.einsum("bhqt,bthd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v).reshape(b, n, c)

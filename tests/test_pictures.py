@@ -1,0 +1,156 @@
+"""Files for captions: they say what they are, never leave their folder, and are neither drawn twice nor lost."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dallegan import pictures
+from dallegan.errors import UserError
+from dallegan.pictures import Order, open_picture, read_info, slug, write_animation, write_grid, write_pictures
+from dallegan.sampling import Model
+from dallegan.terminal import inline
+
+BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
+
+
+def draw(model, prompts, out, **options):
+    return list(write_pictures(model, prompts, out, Order(**{"n": 2} | options)))
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
+def test_pictures_say_what_they_are(model, tmp_path, form):
+    written = draw(model, [BEAR, "../../evil/.. path"], tmp_path / "out", seed=3, format=form)
+    assert [(w.prompt, w.index, w.new) for w in written] == [(p, k, True) for p in (BEAR, "../../evil/.. path") for k in (0, 1)]
+    assert {w.path.parent for w in written} == {tmp_path / "out"}
+    assert {w.path.suffix for w in written} == {{"jpeg": ".jpg"}.get(form, f".{form}")}
+    info = read_info(written[0].path)
+    assert info == {"prompt": BEAR, "seed": "3", "index": "0", "truncation": "1.0", "best_of": "1", "model": model.digest}
+    apart = np.abs(open_picture(written[1].path).astype(int) - model.sample(BEAR, n=2, seed=3)[1])
+    assert apart.mean() < 8 if form == "jpeg" else not apart.any()
+
+
+def test_what_is_there_is_not_drawn_again(model, tmp_path, monkeypatch):
+    """A command that was stopped goes on, and one that is done has nothing to do."""
+    first = draw(model, [BEAR], tmp_path)
+    again = draw(model, [CAR, BEAR], tmp_path)
+    assert [w.new for w in again] == [True, True, False, False]
+    assert {w.path for w in first} == {w.path for w in again if not w.new}
+    monkeypatch.setattr(Model, "stream", None)
+    assert [w.path for w in draw(model, [BEAR, CAR], tmp_path)] == [w.path for w in again[2:] + again[:2]]
+
+
+def test_no_other_file_is_overwritten_unless_told(model, tmp_path):
+    written = draw(model, [BEAR], tmp_path)
+    Image.new("RGB", (3, 3)).save(written[0].path)
+    written[1].path.write_text("mine")
+    assert [w.path.stem[-2:] for w in draw(model, [BEAR], tmp_path)] == ["-2", "-2"]
+    assert written[1].path.read_text() == "mine"
+    assert [w.path.stem[-2:] for w in draw(model, [BEAR], tmp_path, truncation=0.5)] == ["-3", "-3"]
+    assert [w.path for w in draw(model, [BEAR], tmp_path, overwrite=True)] == [w.path for w in written]
+    assert read_info(written[1].path)["prompt"] == BEAR
+
+
+def test_a_prompt_that_comes_twice_is_drawn_once(model, tmp_path):
+    written = draw(model, [BEAR, CAR, BEAR], tmp_path)
+    assert [w.path for w in written[4:]] == [w.path for w in written[:2]]
+    assert [w.new for w in written] == [True] * 4 + [False] * 2
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_order_and_number_of_prompts_do_not_matter(model, tmp_path):
+    prompts = [f"a cat number {i}" for i in range(7)]
+    for block, order, folder in ((64, prompts, "a"), (2, prompts[::-1], "b")):
+        list(write_pictures(model, order, tmp_path / folder, Order(n=3), block=block))
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_scores(model, tmp_path):
+    drawn, found = (draw(model, [BEAR, CAR], tmp_path, score=True) for _ in range(2))
+    direct = model.score(np.stack([open_picture(w.path) for w in drawn]), [w.prompt for w in drawn])
+    for written in (drawn, found):
+        np.testing.assert_allclose([w.score for w in written], direct, atol=1e-5)
+    assert all(w.score is None for w in draw(model, [BEAR], tmp_path))
+
+
+def test_the_sheet_shows_what_was_written(model, tmp_path):
+    written = draw(model, [BEAR, "two\nlines"], tmp_path)
+    sheet = write_grid(model, written, tmp_path, Order(n=2), 32)
+    assert json.loads(read_info(sheet)["prompt"]) == [BEAR, "two\nlines"]
+    assert Image.open(sheet).width == 2 * (32 + 4) + 4
+    assert write_grid(model, written, tmp_path, Order(n=2), 32) == sheet
+    assert write_grid(model, written, tmp_path, Order(n=2), 64).name == "grid-2.png"
+
+
+@pytest.mark.parametrize(("form", "kind"), [("png", "GIF"), ("webp", "WEBP")])
+def test_an_animation_goes_there_and_back(model, tmp_path, form, kind):
+    order = Order(n=2, format=form)
+    written = list(write_animation(model, BEAR, CAR, tmp_path, order, 5))
+    with Image.open(written[1].path) as image:
+        assert (image.format, image.n_frames, image.size) == (kind, 8, (256, 256))
+    assert read_info(written[1].path)["to"] == CAR
+    assert [w.new for w in write_animation(model, BEAR, CAR, tmp_path, order, 5)] == [False, False]
+
+
+def test_unwritable_out(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        draw(model, [BEAR], tmp_path / "file" / "x")
+
+
+class Fake:
+    """Draws grey, at once."""
+
+    digest = "0" * 16
+
+    def stream(self, prompts, n, *_):
+        yield np.full((len(prompts) * n, 8, 8, 3), 128, np.uint8)
+
+
+TEXT = st.text(max_size=60) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Mn", "So"]), max_size=20)
+
+
+@settings(max_examples=1000, derandomize=True, database=None, deadline=None)
+@given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=3), st.sampled_from(["png", "webp", "jpeg"]))
+@example(["CON", "a/b", ".", "..", "~", "\0", "a\0b", "\ud800", "x" * 5000, "مرحبا بالعالم", "👨‍👩‍👧‍👦", "-rf *", "%s%n", "c:\\d"], "png")
+def test_any_prompt_becomes_a_file_in_the_folder_and_is_known_again(tmp_path_factory, prompts, form):
+    out = tmp_path_factory.mktemp("out")
+    order = Order(n=1, format=form)
+    written = list(write_pictures(Fake(), prompts, out / "in", order))
+    assert {w.path.parent for w in written} == {out / "in"}
+    assert sorted(out.iterdir()) == [out / "in"]
+    assert {w.path for w in written} == set((out / "in").iterdir())
+    assert len({w.path for w in written}) == len({w.prompt for w in written})
+    again = list(write_pictures(Fake(), prompts, out / "in", order))
+    assert [(w.path, w.new) for w in again] == [(w.path, False) for w in written]
+    write_grid(Fake(), written, out / "in", order, 16)
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None)
+@given(st.text())
+def test_names_are_short_and_plain(prompt):
+    name = slug(prompt.encode("utf-8", "replace").decode())
+    assert name == pathlib.PurePath(name).name
+    assert 0 < len(name.encode()) <= 200
+    assert not name.startswith((".", "-"))
+
+
+def test_terminals_that_can_show_pictures():
+    picture = bytes(5000)
+    assert inline(picture, {"KITTY_WINDOW_ID": "1"}).count("\x1b_G") == 2
+    assert inline(picture, {"TERM_PROGRAM": "iTerm.app"}).startswith("\x1b]1337;File=inline=1;size=5000:")
+    assert inline(picture, {"TERM": "xterm-256color"}) == inline(picture, {"KITTY_WINDOW_ID": "1", "TMUX": "x"}) == ""
+
+
+def test_a_damaged_picture_is_no_picture(model, tmp_path):
+    path = draw(model, [BEAR], tmp_path)[0].path
+    path.write_bytes(path.read_bytes()[:-40])
+    assert draw(model, [BEAR], tmp_path)[0].path != path
+    assert pictures.read_info(tmp_path / "absent.png") == {}
+    assert dataclasses.asdict(Order())["n"] == 4
