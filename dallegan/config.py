@@ -4,8 +4,9 @@ import dataclasses
 import difflib
 import importlib.util
 import json
+import math
 import pathlib
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from dallegan.errors import UserError
 
@@ -138,6 +139,8 @@ POSITIVE = """
     parallel.processes
 """
 LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1)  # least value of a number; of the others 0
+# most of one, of what decides the network: a model that is loaded may come from anywhere
+MOST: dict[str, int] = {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20}
 
 
 def _power_of_two(n: float) -> bool:
@@ -151,9 +154,12 @@ def check(config: Config) -> None:
         raise UserError("--workdir is empty: name a directory")
     for name, value in flatten(config).items():
         values = value if isinstance(value, tuple) else (value,)
-        low = LEAST.get(name, 0)
-        if any(isinstance(v, int | float) and v < low for v in values):
-            raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be at least {low}")
+        low, high = LEAST.get(name, 0), MOST.get(name, 2**16 if name.startswith(("text.", "model.")) else math.inf)
+        if not all(low <= v <= high for v in values if isinstance(v, int | float)):
+            limit = f"at least {low}" if min(v for v in values if not isinstance(v, str)) < low else f"at most {high}"
+            raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be {limit}")
+        if len(values) > 64:
+            raise UserError(f"--{name.replace('_', '-')}: has {len(values)} values")
     if c.seed >= 2**32:
         raise UserError(f"--seed {c.seed}: must be below 2^32")
     if m.width % 128 and m.width % 4:
@@ -236,9 +242,20 @@ def _build(kind: Any, values: dict[str, Any]) -> Any:
     for name, value in values.items():
         kindof, default = fields[name].type, getattr(defaults, name)
         made[name] = _build(kindof, value) if dataclasses.is_dataclass(kindof) else tuple(value) if isinstance(value, list) else value
-        if type(made[name]) is not type(default) and not (isinstance(default, float) and type(value) is int):
+        if not _fits(made[name], kindof, default):
             raise TypeError(f"{name} is {value!r}")
     return kind(**made)
+
+
+def _fits(value: Any, kindof: Any, default: Any) -> bool:
+    """Whether a value from a file is of a field's type."""
+    origin, kinds = get_origin(kindof), get_args(kindof)
+    if origin is Literal:
+        return value in kinds
+    if origin is tuple:
+        some = kinds[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(kinds))
+        return isinstance(value, tuple) and some and all(type(v) in (int, kinds[0]) for v in value)
+    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
 
 
 def flatten(config: Config) -> dict[str, Any]:

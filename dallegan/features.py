@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import io
 import itertools
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dallegan.errors import UserError
-from dallegan.files import write_whole
+from dallegan.files import cache, write_whole
 from dallegan.models.efficientnet import FEATURES, EfficientNetLite0, load_params, weights_file
 from dallegan.models.layers import to_float
 
@@ -46,7 +45,7 @@ class Features:
     def of_real(self, images: np.ndarray) -> np.ndarray:
         """`extract` of pictures that every model is measured against: kept in ~/.cache/dallegan/features, so that the next model takes half the
         time. The first chunk is always computed anew: what other weights or another version left there does not agree with it."""
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dallegan" / "features"
+        folder = cache() / "features"
         file = folder / f"{hashlib.sha256(f'{self.about} {images.shape}'.encode() + images.tobytes()).hexdigest()}.npy"
         with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
             kept = np.load(file, allow_pickle=False)

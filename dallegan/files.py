@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files in buckets."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from dallegan.errors import UserError
 
@@ -23,3 +25,19 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path in it. UserError where the package for such addresses is absent."""
+    try:
+        import fsspec
+
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        hint = "pip install 'dallegan[gcs]'" if url.startswith("gs:") else "is fsspec's package for it installed?"
+        raise UserError(f"cannot read {url}: {hint} ({error})") from None
+
+
+def cache() -> pathlib.Path:
+    """~/.cache/dallegan, or where XDG_CACHE_HOME says."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dallegan"

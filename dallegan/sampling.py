@@ -22,6 +22,7 @@ from dallegan.models.layers import to_float
 from dallegan.models.weights import read_weights, write_weights
 from dallegan.optim import optimizer
 from dallegan.parallel import compiled, compute_dtype
+from dallegan.remote import fetch
 from dallegan.rng import Stream, stream
 from dallegan.state import GanState, init_state
 from dallegan.tokenizer import Tokenizer
@@ -180,9 +181,15 @@ def make_gan(config: Config, vocab: int) -> Gan:
 
 
 def load(path: str | pathlib.Path = DEFAULT) -> Model:
-    """The model of that name that ships with the package, of a run directory (as `train.py` writes it), or of a folder that `Model.save`
-    wrote; a folder called like a shipped model is reached as "./NAME" or by a Path. Of a run it is the newest checkpoint; "RUN@best" is the one
-    that did best where the run evaluated, "RUN@3200" that of a step. UserError where there is none."""
+    """The model of that name that ships with the package, of a run directory (as `train.py` writes it), of a folder that `Model.save` wrote, here
+    or in a bucket ("gs://bucket/model", extra `gcs`), or of the Hugging Face Hub ("hf://org/name" or "hf://org/name@revision", extra `hub`).
+
+    A folder called like a shipped model is reached as "./NAME" or by a Path. Of a run it is the newest checkpoint; "RUN@best" is the one
+    that did best where the run evaluated, "RUN@3200" that of a step. Weights are read from safetensors and JSON, which cannot hold code.
+    UserError where there is none, or none that fits.
+    """
+    if isinstance(path, str) and "://" in path:
+        return load(fetch(path))
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
     name, _, at = str(path).rpartition("@") if re.search(r"@(best|\d+)$", str(path)) and not pathlib.Path(path).exists() else (str(path), "", "")
     folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()

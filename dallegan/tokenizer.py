@@ -30,8 +30,11 @@ class Tokenizer:
         self._model = spm.SentencePieceProcessor()
         try:
             self._model.LoadFromSerializedProto(proto)
-        except RuntimeError as error:
-            raise UserError(f"not a sentencepiece model: {str(error).splitlines()[0]}") from None
+            self._model.EncodeAsIds("a")
+        except Exception as error:  # RuntimeError, UnicodeDecodeError, OSError, ... of what is damaged
+            raise UserError(f"not a sentencepiece model: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+        if (self._model.pad_id(), self._model.unk_id(), self._model.eos_id()) != (PAD, UNKNOWN, END):
+            raise UserError("not a sentencepiece model of dallegan: its padding, unknown and end tokens are not 0, 1 and 2")
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab: int, length: int) -> "Tokenizer":

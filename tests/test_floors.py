@@ -7,7 +7,7 @@ from conftest import ROOT
 FLOORS = [
     ["errors", "terminal"],
     ["files"],
-    ["config", "rng", "tokenizer", "image", "data.art", "data.grammar"],
+    ["remote", "config", "rng", "tokenizer", "image", "data.art", "data.grammar"],
     ["data.source", "data.sprites"],
     ["models.layers", "models.efficientnet", "models.weights", "metrics"],
     ["models.encoder", "data.storybook", "data.emoji", "data.folder", "data.webdataset", "data.arrayrecord"],
@@ -24,7 +24,7 @@ FLOORS = [
     ["sampling"],
     ["", "cli"],
     ["features", "curves", "pictures"],
-    ["evaluate", "prepare", "sample"],
+    ["evaluate", "prepare", "sample", "hub"],
     ["loop"],
     ["train"],
 ]

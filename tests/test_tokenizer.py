@@ -1,7 +1,9 @@
+import io
 import warnings
 
 import numpy as np
 import pytest
+import sentencepiece as spm
 
 from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
@@ -72,3 +74,12 @@ def test_errors(tmp_path):
 def test_a_handful_of_captions_is_enough():
     small = Tokenizer.train(["my cat", "my dog"], 1024, 8)
     assert small.decode(small.encode("my cat")) == "my cat"
+
+
+def test_a_model_with_other_special_tokens_is_refused():
+    proto = io.BytesIO()
+    spm.SentencePieceTrainer.Train(sentence_iterator=iter(["a cat", "a dog"]), model_writer=proto, vocab_size=300, hard_vocab_limit=False, minloglevel=2)
+    with pytest.raises(UserError, match="its padding, unknown and end tokens are not 0, 1 and 2"):
+        Tokenizer(proto.getvalue(), 20)
+    with pytest.raises(UserError, match="not a sentencepiece model"):
+        Tokenizer(b"rubbish", 20)

@@ -18,6 +18,7 @@ import numpy as np
 
 from dallegan.data.source import SUFFIXES, Files, Opened, Unusable, usable
 from dallegan.errors import UserError
+from dallegan.files import filesystem
 
 PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0: there is none
 ENTRY = np.dtype([("shard", "u4"), ("image", PART), ("txt", PART), ("json", PART)])  # 40 bytes a picture
@@ -25,17 +26,6 @@ MOST = {"image": 2**28, "txt": 2**20, "json": 2**20}  # bytes
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 TAILS = ("*.tar", "*.tar.*", "*.tgz")  # in a folder; compressed ones too, to say so
 MAX_SHARDS = 1_000_000
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path in it. UserError where the package for such addresses is absent."""
-    try:
-        import fsspec
-
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        hint = "pip install 'dallegan[gcs]'" if url.startswith("gs:") else "is fsspec's package for it installed?"
-        raise UserError(f"cannot read {url}: {hint} ({error})") from None
 
 
 def open_file(url: str) -> Callable[[int, int], bytes]:

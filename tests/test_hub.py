@@ -1,0 +1,195 @@
+"""Models go to a Hub over real HTTP and come back the same; what is damaged, foreign or too new is one line."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+
+import fsspec
+import numpy as np
+import pytest
+import safetensors.numpy
+from hub_server import serve
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import dallegan
+from dallegan.config import check, from_json, to_json
+from dallegan.errors import UserError
+from dallegan.hub import card
+from dallegan.models.weights import read_weights
+from dallegan.tokenizer import Tokenizer
+
+FILES = {"config.json", "model.safetensors", "tokenizer.model"}
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def saved(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "saved"
+    model.save(folder)
+    return folder
+
+
+def command(hub, cwd, *args, token="hf_secret"):
+    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run([sys.executable, "-m", "dallegan.hub", *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_up_and_down_again(hub, model, saved, tmp_path):
+    done = command(hub, tmp_path, "upload", saved, "someone/bears", "--license", "apache-2.0")
+    assert done.returncode == 0, done.stderr
+    assert 'dallegan.load("hf://someone/bears")' in done.stdout
+    stored = hub.repositories["someone/bears"]
+    assert set(stored) == FILES | {"README.md", "samples.png"}
+    assert stored["README.md"].decode().startswith("---\nlicense: apache-2.0\nlibrary_name: dallegan\n")
+    stored["evil.pkl"] = b"must stay where it is"
+    done = command(hub, tmp_path, "download", "hf://someone/bears", token="")
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "bears").iterdir()} == FILES
+    assert not any("evil.pkl" in line for line in hub.log)
+    there, here = dallegan.load(tmp_path / "bears"), dallegan.load(saved)
+    assert there.digest == here.digest
+    again = command(hub, tmp_path, "download", "someone/bears")
+    assert (again.returncode, again.stderr) == (2, "error: bears is there already: name a new folder with --to\n")
+
+
+def test_refusals_are_one_line(hub, saved, tmp_path):
+    for args, token, message in [
+        (["download", "someone/absent"], "hf_secret", "no such repository or revision"),
+        (["download", "hf://bad name"], "hf_secret", "the name must be ORG/NAME"),
+        (["upload", saved, "someone/other"], "wrong", "log in with `hf auth login`"),
+        (["upload", tmp_path, "someone/other"], "hf_secret", "is not a model"),
+    ]:
+        done = command(hub, tmp_path, *args, token=token)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_shipped_model_is_downloaded_by_its_name(hub, tmp_path):
+    assert command(hub, tmp_path, "download", "storybook-32", "--to", "mine").returncode == 0
+    assert dallegan.load(tmp_path / "mine").digest == dallegan.load("storybook-32").digest
+
+
+def test_a_bucket_is_copied_once_and_again_when_it_changes(saved, monkeypatch):
+    bucket = fsspec.filesystem("memory")
+    for name in FILES:
+        bucket.pipe_file(f"/b/model/{name}", (saved / name).read_bytes())
+    model = dallegan.load("memory://b/model")
+    assert model.digest == dallegan.load(saved).digest
+    reads, read = [], type(bucket).cat_file
+    monkeypatch.setattr(type(bucket), "cat_file", lambda self, path, *args, **kwargs: reads.append(path) or read(self, path, *args, **kwargs))
+    dallegan.load("memory://b/model/")
+    assert reads == []
+    bucket.pipe_file("/b/model/config.json", to_json(model.config).encode() + b"\n")
+    dallegan.load("memory://b/model")
+    assert reads
+    bucket.rm("/b/model/config.json")
+    with pytest.raises(UserError, match=r"memory://b/model is not a model: no config.json in it"):
+        dallegan.load("memory://b/model")
+    with pytest.raises(UserError, match=r"cannot read what://b"):
+        dallegan.load("what://b/c")
+
+
+def test_the_card_says_what_it_is(model):
+    text = card(model, "someone/bears", "other", ["一只熊"], {"alignment": 0.5, "images": 12345})
+    for said in ("language: [en, zh]", 'sample(["一只熊"]', "16×16 pixels", "0.500 after 12,345 pictures", model.digest):
+        assert said in text
+
+
+def rewrite(folder, tmp_path, config=None, weights=None, metadata=None, **tensors):
+    """A copy of a saved model with changes."""
+    new = tmp_path / "changed"
+    new.mkdir()
+    arrays = safetensors.numpy.load_file(folder / "model.safetensors") | tensors
+    (new / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    (new / "config.json").write_text(config or (folder / "config.json").read_text())
+    (new / "model.safetensors").write_bytes(weights or safetensors.numpy.save({k: v for k, v in arrays.items() if v is not None}, metadata))
+    return new
+
+
+NAME = "generator/encoder/sentence/bias"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata": {"dallegan": "2"}}, r"of format '2', which this dallegan does not read; a newer one may"),
+        ({NAME: None}, rf"the weights of another network: {NAME} is missing$"),
+        ({"more": np.zeros(1, np.float32)}, "more is not part of it"),
+        ({NAME: np.zeros(3, np.float32)}, rf"{NAME} is \[3\], not \[16\]"),
+        ({NAME: np.zeros(16, np.int64)}, "is of type I64"),
+        ({"weights": b"rubbish"}, "the weights cannot be read"),
+        ({"weights": (2**62).to_bytes(8, "little") + b"{}"}, "the weights cannot be read"),
+        ({"config": '{"model_type": "unet"}'}, "unknown settings model_type .written by a newer version"),
+        ({"config": "[]"}, "not a dallegan configuration"),
+    ],
+)
+def test_what_is_no_model_of_ours_is_refused(saved, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        dallegan.load(rewrite(saved, tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"layers": 1', '"layers": 1000000000'), ('"encoder": "rnn"', '"encoder": "gpt"'), ('"width": 16', '"width": 4000000000'), ('"size": 16', '"size": NaN')],
+)
+def test_a_hostile_configuration_is_refused_at_once(saved, tmp_path, old, new):
+    text = (saved / "config.json").read_text()
+    assert old in text
+    with pytest.raises(UserError, match=r"must be at most|not a dallegan configuration"):
+        dallegan.load(rewrite(saved, tmp_path, config=text.replace(old, new, 1)))
+
+
+PATCHES = st.lists(st.tuples(st.integers(0, 10**7), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6)
+
+
+def patched(data, patches, cut, within):
+    data = bytearray(data)
+    for place, piece in patches:
+        place %= min(len(data), within)
+        data[place : place + len(piece)] = piece
+    return bytes(data[: cut % (len(data) + 1)] if cut else data)
+
+
+QUIET = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+def fuzz(n, folder, name, read, within=10**7):
+    """`read` of a damaged copy of a file of a saved model, n times: it is read, or refused in one line."""
+
+    @settings(max_examples=n, **QUIET)
+    @given(PATCHES, st.none() | st.integers(1, 10**7))
+    def one(patches, cut):
+        data = (folder / name).read_bytes()
+        try:
+            (folder / name).write_bytes(patched(data, patches, cut, within))
+            with contextlib.suppress(UserError):
+                read()
+        finally:
+            (folder / name).write_bytes(data)
+
+    one()
+
+
+def test_any_damage_is_read_or_refused(model, saved, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(saved, folder)
+    fuzz(1000, folder, "model.safetensors", lambda: read_weights(folder / "model.safetensors", model.params), within=12_000)  # most of it in the header
+    fuzz(1000, folder, "config.json", lambda: check(from_json((folder / "config.json").read_text("utf-8", "replace"))))
+    fuzz(1000, folder, "tokenizer.model", lambda: Tokenizer.load(folder / "tokenizer.model", 20).encode("a cat, 一只猫"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_any_damage_to_a_folder_is_loaded_or_refused(saved, tmp_path, name):
+    folder = tmp_path / "damaged"
+    shutil.copytree(saved, folder)
+    fuzz(20, folder, name, lambda: dallegan.load(folder).tokenizer.encode("a cat"))
