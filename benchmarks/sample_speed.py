@@ -13,11 +13,13 @@ import tempfile
 import time
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 import dallegan
 from dallegan.cli import parse, run
+from dallegan.export import artifact
 from dallegan.parallel import compiled
 from dallegan.runtime import about
 from dallegan.sampling import DEFAULT, to_uint8
@@ -72,6 +74,10 @@ def main() -> None:
 
     one = 1e3 * np.array(seconds(lambda: model.sample([PROMPT]), 100))
     result["one_picture_ms"] = {"p50": round(float(np.percentile(one, 50)), 2), "p95": round(float(np.percentile(one, 95)), 2)}
+    exported = jax.jit(jax.export.deserialize(bytearray(artifact(model))).call)
+    token, noise = model.tokenizer.encode([PROMPT]), np.ones((1, model.gan.model.noise), np.float32)
+    alone = 1e3 * np.array(seconds(lambda: np.asarray(exported(token, noise)), 100))
+    result["one_picture_exported_ms"] = {"p50": round(float(np.percentile(alone, 50)), 2), "p95": round(float(np.percentile(alone, 95)), 2)}
     batches = (1, 4, 16, 64, 256) if jax.default_backend() == "cpu" else (1, 16, 256, 1024, 4096)
     result["images_per_second"] = {str(b): round(at_once(b), 1) for b in batches}
     print(json.dumps(about() | {"model": args.model, "size": model.config.data.size} | result, indent=2))

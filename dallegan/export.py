@@ -1,0 +1,121 @@
+"""A model as one file that JAX alone can run: `python -m dallegan.export --model M --out FILE`.
+
+The file is a serialized `jax.export` artifact: token ids i32[B, T] and noise f32[B, Z] to pictures uint8[B, H, W, 3], for any B, with the parameters in
+it, compiled where it is loaded. Beside it come the tokenizer and a loader of a few lines. `--onnx B` writes ONNX too: the same inputs, for B pictures at
+once, to f32[B, H, W, 3] in [-1, 1].
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.export  # which needs flatbuffers
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from dallegan.cli import parse, run
+from dallegan.errors import UserError
+from dallegan.files import write_whole, writing
+from dallegan.sampling import DEFAULT, Model, load, to_uint8
+
+PLATFORMS = "cpu", "cuda", "tpu"
+LOADER = '''"""Draws with {name}: pip install jax flatbuffers; python {script}
+
+`draw` takes ids and noise. Ids are made of captions by sentencepiece, files of pictures by pillow: pip install sentencepiece pillow
+"""
+import pathlib
+
+import jax
+import jax.export  # which needs flatbuffers
+
+here = pathlib.Path(__file__).parent
+draw = jax.jit(jax.export.deserialize(bytearray((here / "{name}").read_bytes())).call)  # i32[B, {length}], f32[B, {noise}] -> uint8[B, {size}, {size}, 3]
+
+if __name__ == "__main__":
+    import sentencepiece
+    from PIL import Image
+
+    ids = sentencepiece.SentencePieceProcessor(str(here / "{tokenizer}")).encode({prompt!r})[: {length} - 1] + [2]
+    tokens = jax.numpy.array([ids + [0] * ({length} - len(ids))], "int32")
+    Image.fromarray(jax.device_get(draw(tokens, jax.random.normal(jax.random.key(0), (1, {noise}))))[0]).save("{stem}.png")
+'''
+PROMPT = "a big brown bear standing in the snow"
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    """Write a model as one file that JAX alone runs on CPU, CUDA and TPU, with its tokenizer and a loader beside it."""
+
+    out: pathlib.Path  # the file to write, for example bears.jax: beside it come bears.tokenizer.model and bears.py
+    model: str = DEFAULT  # a model that ships with the package, a run directory, a folder that `Model.save` wrote, gs://..., hf://...
+    onnx: int = 0  # pictures at once; above 0: write bears.onnx too, for so many, checked against JAX; needs jax2onnx
+
+
+def drawing(model: Model) -> Callable[[Any, Any], jax.Array]:
+    """(tokens i32[B, T], noise f32[B, Z]) -> f32[B, H, W, 3] in [-1, 1], computed in float32, with the parameters inside."""
+    gan = dataclasses.replace(model.gan, dtype=jnp.float32)
+    # weights that were saved in bfloat16 lose nothing by it
+    same = all(bool((x == x.astype(jnp.bfloat16)).all()) for x in jax.tree.leaves(model.params["generator"]))
+    kept = jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16) if same else x), model.params["generator"])
+    return lambda tokens, noise: gan.draw({"generator": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), kept)}, tokens, noise)
+
+
+def inputs(model: Model, rows: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Their shapes, for so many pictures."""
+    return jax.ShapeDtypeStruct((rows, model.tokenizer.length), jnp.int32), jax.ShapeDtypeStruct((rows, model.config.model.noise), jnp.float32)
+
+
+def artifact(model: Model) -> bytes:
+    """The serialized function, for any number of pictures."""
+    draw, (rows,) = drawing(model), jax.export.symbolic_shape("b")
+    draws = jax.jit(lambda tokens, noise: to_uint8(draw(tokens, noise)))
+    return bytes(jax.export.export(draws, platforms=PLATFORMS)(*inputs(model, rows)).serialize())
+
+
+def onnx(model: Model, rows: int) -> bytes:
+    """The function as an ONNX file. UserError where the converter is absent, or onnxruntime draws something else."""
+    try:
+        import jax2onnx
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(f"--onnx: no {error.name}; pip install 'dallegan[onnx]' && pip install --no-deps jax2onnx (it asks for an older Orbax)") from None
+    closed = jax.make_jaxpr(drawing(model))(*inputs(model, rows))
+    # traced beforehand: the converter, which patches jax.numpy while it traces, would trip over linen's recurrent layers
+    made = jax2onnx.to_onnx(lambda *x: jaxpr_as_fun(closed)(*x)[0], list(inputs(model, rows))).SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    tokens, noise = np.repeat(model.tokenizer.encode([PROMPT]), rows, 0), np.asarray(jax.random.normal(jax.random.key(0), (rows, model.config.model.noise)))
+    (drawn,) = session.run(None, dict(zip([x.name for x in session.get_inputs()], (tokens, noise), strict=True)))
+    apart = float(np.abs(drawn - np.asarray(drawing(model)(tokens, noise))).max())
+    if not apart <= 1e-3:
+        raise UserError(f"--onnx: onnxruntime's pictures are {apart:.3g} off JAX's; use the jax.export file")
+    return made
+
+
+def main() -> None:
+    """Parses the command line and exports."""
+    args = parse(Args, "python -m dallegan.export")
+    if args.out.suffix in ("", ".py", ".onnx", ".model"):
+        raise UserError(f"--out {args.out}: name a file such as {args.out.stem}.jax; the loader and the tokenizer get its name with other endings")
+    if args.onnx < 0:
+        raise UserError(f"--onnx {args.onnx}: a number of pictures, or 0")
+    model, stem = load(args.model), args.out.stem
+    tokenizer, script = args.out.with_name(f"{stem}.tokenizer.model"), args.out.with_suffix(".py")
+    names = {"name": args.out.name, "script": script.name, "tokenizer": tokenizer.name, "stem": stem, "prompt": PROMPT}
+    numbers = {"length": model.tokenizer.length, "noise": model.config.model.noise, "size": model.config.data.size}
+    with writing(args.out):
+        write_whole(args.out, artifact(model))
+        model.tokenizer.save(tokenizer)
+        write_whole(script, LOADER.format(**names, **numbers))
+        if args.onnx:
+            write_whole(args.out.with_suffix(".onnx"), onnx(model, args.onnx))
+    print(f"{args.out}   {args.out.stat().st_size / 2**20:.1f} MiB, for {', '.join(PLATFORMS)}; draw with it: python {script}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
