@@ -103,3 +103,23 @@ def test_a_hang_ends_with_the_stacks_of_every_process(tmp_path):
     assert "Timeout" in shown
     assert all("loop.py" in err and "in train" in err for _, err in ends), shown
     assert "in faulty" in ends[1][1]
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_two_processes_their_checkpoints_and_not_the_run(tmp_path):
+    """They train to the end, say so, and fail; the same command ends it once there is room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount a small tmpfs here")
+    try:
+        (disk / "others").write_bytes(bytes(6 * 2**20 - 2**19))
+        ends = finish(launch(disk / "run", 2))
+        assert [code for code, _ in ends] == [2, 2], ends
+        assert "COULD NOT BE WRITTEN" in ends[0][1]
+        (disk / "others").unlink()
+        ends = finish(launch(disk / "run", 2))
+        assert [code for code, _ in ends] == [0, 0], ends
+        assert final(disk / "run")[0] == 8
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
