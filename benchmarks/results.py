@@ -148,10 +148,21 @@ def data_speed() -> str:
     return table(["source", measured.replace("_", " ").replace("images per second", "images/s")], result[measured].items()) + origin(result)
 
 
-def chaos() -> str:
-    """The counts."""
-    (result,) = read("chaos.json")
-    return table(["", ""], ([k.replace("_", " "), result[k]] for k in list(result) if isinstance(result[k], int | float))) + origin(result)
+def numbers(pattern: str) -> str:
+    """All plain numbers of a result, a row each."""
+    (result,) = read(pattern)
+    shown = lambda value: isinstance(value, int | float) or (isinstance(value, list) and not any(isinstance(v, dict) for v in value))
+    rows = ([k.replace("_", " "), " / ".join(map(str, v)) if isinstance(v, list) else v] for k, v in result.items() if shown(v))
+    return table(["", ""], rows) + origin(result)
+
+
+def dryrun() -> str:
+    """A row a preset and number of devices that share the parameters."""
+    results = read("dryrun_*.json")
+    keys = ("fsdp", "parameters_m", "state_gib_of_a_device", "gib_of_a_device", "tflop_of_a_device", "compile_seconds", "refused")
+    mib = lambda row: ", ".join(f"{kind} {about['count']:g} of {about['megabytes']:.0f} MB" for kind, about in row.get("collectives", {}).items())
+    rows = [[r["command"].split()[2], r["topology"], r["batch"], *(row.get(k) for k in keys), mib(row)] for r in results for row in r["rows"]]
+    return table(["preset", "slice", "batch", *(k.replace("_", " ") for k in keys), "collectives of a step"], rows) + "".join(map(origin, results))
 
 
 def main() -> None:
@@ -161,8 +172,11 @@ def main() -> None:
         "Alignment by `--best-of`": ("best_of*.json", best_of),
         "Quality for equal seconds": ("quality*.json", quality),
         "Ablation of quickstart": ("stability.jsonl", ablation), "Stability": ("stability.jsonl", stability),
-        "Sampling speed": ("sample_speed*.json", sample_speed), "Data speed": ("data_speed.json", data_speed),
-        "Killed and started again": ("chaos.json", chaos),
+        "Sampling speed": ("sample_speed*.json", sample_speed),
+        "A thousand prompts from a file": ("sample_many.json", lambda: numbers("sample_many.json")), "Data speed": ("data_speed.json", data_speed),
+        "Shards made by `prepare`": ("prepare_speed.json", lambda: numbers("prepare_speed.json")),
+        "Training killed and started again": ("chaos.json", lambda: numbers("chaos.json")),
+        "Compiled for slices that are not there": ("dryrun_*.json", dryrun),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
     text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: [LOG.md](LOG.md).\n"
