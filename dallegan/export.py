@@ -6,6 +6,7 @@ once, to f32[B, H, W, 3] in [-1, 1].
 """
 
 import dataclasses
+import logging
 import pathlib
 import sys
 from collections.abc import Callable
@@ -55,13 +56,16 @@ class Args:
     onnx: int = 0  # pictures at once; above 0: write bears.onnx too, for so many, checked against JAX; needs jax2onnx
 
 
-def drawing(model: Model) -> Callable[[Any, Any], jax.Array]:
-    """(tokens i32[B, T], noise f32[B, Z]) -> f32[B, H, W, 3] in [-1, 1], computed in float32, with the parameters inside."""
+def drawing(model: Model, stored: Any = jnp.float32) -> Callable[[Any, Any], jax.Array]:
+    """(tokens i32[B, T], noise f32[B, Z]) -> f32[B, H, W, 3] in [-1, 1], computed in float32, with the parameters inside, stored as they are told."""
     gan = dataclasses.replace(model.gan, dtype=jnp.float32)
-    # weights that were saved in bfloat16 lose nothing by it
-    same = all(bool((x == x.astype(jnp.bfloat16)).all()) for x in jax.tree.leaves(model.params["generator"]))
-    kept = jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16) if same else x), model.params["generator"])
-    return lambda tokens, noise: gan.draw({"generator": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), kept)}, tokens, noise)
+    kept = jax.tree.map(lambda x: x.astype(stored), model.params["generator"])
+    return lambda tokens, noise: gan.draw({"generator": jax.tree.map(lambda x: x.astype(jnp.float32), kept)}, tokens, noise)
+
+
+def smallest(model: Model) -> Any:
+    """The type that loses nothing: bfloat16 for weights that were saved in it."""
+    return jnp.bfloat16 if all(bool((x == x.astype(jnp.bfloat16)).all()) for x in jax.tree.leaves(model.params["generator"])) else jnp.float32
 
 
 def inputs(model: Model, rows: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -71,7 +75,7 @@ def inputs(model: Model, rows: Any) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtyp
 
 def artifact(model: Model) -> bytes:
     """The serialized function, for any number of pictures."""
-    draw, (rows,) = drawing(model), jax.export.symbolic_shape("b")
+    draw, (rows,) = drawing(model, smallest(model)), jax.export.symbolic_shape("b")
     draws = jax.jit(lambda tokens, noise: to_uint8(draw(tokens, noise)))
     return bytes(jax.export.export(draws, platforms=PLATFORMS)(*inputs(model, rows)).serialize())
 
@@ -83,6 +87,8 @@ def onnx(model: Model, rows: int) -> bytes:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"--onnx: no {error.name}; pip install 'dallegan[onnx]' && pip install --no-deps jax2onnx (it asks for an older Orbax)") from None
+    for name in ("jax2onnx", "onnx_ir"):  # they tell of every plugin of theirs that is not used here
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     closed = jax.make_jaxpr(drawing(model))(*inputs(model, rows))
     # traced beforehand: the converter, which patches jax.numpy while it traces, would trip over linen's recurrent layers
     made = jax2onnx.to_onnx(lambda *x: jaxpr_as_fun(closed)(*x)[0], list(inputs(model, rows))).SerializeToString()

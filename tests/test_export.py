@@ -39,6 +39,13 @@ def off(drawn, model, tokens, noise):
     return np.abs(np.asarray(drawn).astype(int) - np.asarray(to_uint8(model.gan.draw(model.params, tokens, noise)))).max()
 
 
+def test_it_is_no_larger_than_the_weights(model, artifact, tmp_path):
+    """Saved ones are in bfloat16, and stay in it."""
+    model.save(tmp_path / "saved")
+    count = sum(x.size for x in jax.tree.leaves(model.params["generator"]))
+    assert len(export.artifact(load(tmp_path / "saved"))) - len(artifact) == pytest.approx(-2 * count, rel=0.2)
+
+
 def run(model, tmp_path, monkeypatch, *args):
     model.save(tmp_path / "saved")
     monkeypatch.setattr(sys, "argv", ["export", "--model", str(tmp_path / "saved"), "--out", str(tmp_path / "out" / "bears.jax"), *args])
