@@ -156,7 +156,7 @@ def check(config: Config) -> None:
         values = value if isinstance(value, tuple) else (value,)
         low, high = LEAST.get(name, 0), MOST.get(name, 2**16 if name.startswith(("text.", "model.")) else math.inf)
         if not all(low <= v <= high for v in values if isinstance(v, int | float)):
-            limit = f"at least {low}" if min(v for v in values if not isinstance(v, str)) < low else f"at most {high}"
+            limit = f"a number from {low} to {high}" if math.isfinite(high) else f"at least {low}"
             raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be {limit}")
         if len(values) > 64:
             raise UserError(f"--{name.replace('_', '-')}: has {len(values)} values")

@@ -50,6 +50,8 @@ def test_flags_override_a_preset():
         ({"text__width": 17, "text__heads": 1}, "--text.width 17"),
         ({"log__samples": 0}, "--log.samples 0: must be at least 1"),
         ({"optim__lr": (-1.0, 0.0)}, "--optim.lr -1.0 0.0: must be at least 0"),
+        ({"optim__lr": (float("nan"), 0.0)}, "--optim.lr nan 0.0: must be at least 0"),
+        ({"text__layers": 10**9}, "--text.layers 1000000000: must be a number from 1 to 256"),
         ({"model__width": 130}, "--model.width 130"),
         ({"seed": 2**32}, r"--seed 4294967296: must be below 2\^32"),
         ({"loss__cutout": 1.0}, "--loss.cutout 1.0: a share"),

@@ -165,7 +165,7 @@ def test_a_step_that_is_not_finite_is_named_and_the_run_goes_on(tmp_path, monkey
 
 def test_ten_steps_that_are_not_finite_stop_the_run(tmp_path):
     with pytest.raises(Diverged, match="10 steps in a row, up to 10,"):
-        train(tiny(workdir=str(tmp_path / "nan"), steps=50, loss__matching=float("nan")))
+        train(tiny(workdir=str(tmp_path / "nan"), steps=50, loss__matching=float("inf")))
 
 
 def test_unwritable_workdir(tmp_path):
