@@ -24,7 +24,7 @@ from dallegan.files import write_whole, writing
 from dallegan.sampling import DEFAULT, Model, load, to_uint8
 
 PLATFORMS = "cpu", "cuda", "tpu"
-LOADER = '''"""Draws with {name}: pip install jax flatbuffers; python {script}
+LOADER = '''"""Draws with the file that it came with: pip install jax flatbuffers, and run it
 
 `draw` takes ids and noise. Ids are made of captions by sentencepiece, files of pictures by pillow: pip install sentencepiece pillow
 """
@@ -34,15 +34,15 @@ import jax
 import jax.export  # which needs flatbuffers
 
 here = pathlib.Path(__file__).parent
-draw = jax.jit(jax.export.deserialize(bytearray((here / "{name}").read_bytes())).call)  # i32[B, {length}], f32[B, {noise}] -> uint8[B, {size}, {size}, 3]
+draw = jax.jit(jax.export.deserialize(bytearray((here / {name!r}).read_bytes())).call)  # i32[B, {length}], f32[B, {noise}] -> uint8[B, {size}, {size}, 3]
 
 if __name__ == "__main__":
     import sentencepiece
     from PIL import Image
 
-    ids = sentencepiece.SentencePieceProcessor(str(here / "{tokenizer}")).encode({prompt!r})[: {length} - 1] + [2]
+    ids = sentencepiece.SentencePieceProcessor(str(here / {tokenizer!r})).encode({prompt!r})[: {length} - 1] + [2]
     tokens = jax.numpy.array([ids + [0] * ({length} - len(ids))], "int32")
-    Image.fromarray(jax.device_get(draw(tokens, jax.random.normal(jax.random.key(0), (1, {noise}))))[0]).save("{stem}.png")
+    Image.fromarray(jax.device_get(draw(tokens, jax.random.normal(jax.random.key(0), (1, {noise}))))[0]).save({picture!r})
 '''
 PROMPT = "a big brown bear standing in the snow"
 
@@ -81,7 +81,7 @@ def artifact(model: Model) -> bytes:
 
 
 def onnx(model: Model, rows: int) -> bytes:
-    """The function as an ONNX file. UserError where the converter is absent, or onnxruntime draws something else."""
+    """The function as an ONNX file. UserError where the converter is absent or fails, or onnxruntime draws something else."""
     try:
         import jax2onnx
         import onnxruntime
@@ -91,7 +91,12 @@ def onnx(model: Model, rows: int) -> bytes:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     closed = jax.make_jaxpr(drawing(model))(*inputs(model, rows))
     # traced beforehand: the converter, which patches jax.numpy while it traces, would trip over linen's recurrent layers
-    made = jax2onnx.to_onnx(lambda *x: jaxpr_as_fun(closed)(*x)[0], list(inputs(model, rows))).SerializeToString()
+    try:
+        made = jax2onnx.to_onnx(lambda *x: jaxpr_as_fun(closed)(*x)[0], list(inputs(model, rows))).SerializeToString()
+    except Exception as error:  # jax2onnx 0.17 reads what JAX 0.12 has renamed
+        raise UserError(
+            f"--onnx: jax2onnx fails with JAX {jax.__version__} ({type(error).__name__}: {error}); 0.17.1 works with JAX 0.10".splitlines()[0]
+        ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
@@ -112,7 +117,7 @@ def main() -> None:
         raise UserError(f"--onnx {args.onnx}: a number of pictures, or 0")
     model, stem = load(args.model), args.out.stem
     tokenizer, script = args.out.with_name(f"{stem}.tokenizer.model"), args.out.with_suffix(".py")
-    names = {"name": args.out.name, "script": script.name, "tokenizer": tokenizer.name, "stem": stem, "prompt": PROMPT}
+    names = {"name": args.out.name, "tokenizer": tokenizer.name, "picture": f"{stem}.png", "prompt": PROMPT}
     numbers = {"length": model.tokenizer.length, "noise": model.config.model.noise, "size": model.config.data.size}
     with writing(args.out):
         write_whole(args.out, artifact(model))

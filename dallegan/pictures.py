@@ -109,9 +109,10 @@ def write_grid(model: Model, written: list[Written], out: pathlib.Path, order: O
 def write_animation(model: Model, a: str, b: str, out: pathlib.Path, order: Order, frames: int) -> Iterator[Written]:
     """The way from caption to caption and back, `n` times; of one caption, from noise to noise. GIF, or WebP where that is the format."""
     form, a, b = "webp" if order.format == "webp" else "gif", _plain(a), _plain(b)
+    order = dataclasses.replace(order, best_of=1)  # nothing is chosen here
     for k in range(order.n):
         info = order.info(model, a, k) | {"to": b, "frames": str(frames)}
-        path, there = _free(out, f"{slug(a)}-to-{slug(b)}-s{order.seed}-{k}", info, dataclasses.replace(order, best_of=1), form)
+        path, there = _free(out, f"{slug(a)}-to-{slug(b)}-s{order.seed}-{k}", info, order, form)
         if not there:
             way = model.interpolate(a, b, frames, k, order.seed, order.truncation)
             side = max(1, 256 // way.shape[1]) * way.shape[1]

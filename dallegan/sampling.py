@@ -46,6 +46,13 @@ def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax
     return gan.discriminate(params, to_float(image), tokens)
 
 
+def _key(seed: int, truncation: float) -> jax.Array:
+    """What all noise of a call comes from. UserError for numbers that give none."""
+    if not 0 <= seed < 2**32 or not math.isfinite(truncation):
+        raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
+    return stream(seed, 0, Stream.SAMPLE)
+
+
 def _blend(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
     """i32[2, T], f32[2, Z], f32[B] -> uint8[B, H, W, 3]: from one caption and noise to the other."""
     text = jax.tree.map(lambda x: x[:1], both := gan.encode(params, tokens)).between(jax.tree.map(lambda x: x[1:], both), t)
@@ -89,10 +96,8 @@ class Model:
         """`sample` in pieces of at most 16 pictures, for long lists at constant memory."""
         if n < 1 or best_of < 1:
             raise UserError(f"n = {n}, best of {best_of}: ask for at least one picture")
-        if not 0 <= seed < 2**32 or not math.isfinite(truncation):
-            raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
         tokens = self._tokens(captions)
-        key, size = stream(seed, 0, Stream.SAMPLE), self.config.data.size
+        key, size = _key(seed, truncation), self.config.data.size
         held, scores = np.zeros((0, size, size, 3), np.uint8), np.zeros(0, np.float32)  # of groups not yet whole
         for images, score in self._candidates(tokens, n * best_of, key, truncation, scored=best_of > 1):
             held, scores = np.concatenate([held, images]), np.concatenate([scores, score])
@@ -132,7 +137,7 @@ class Model:
         tokens = self._tokens([a, b])
         marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
         indices = np.array([index, index + (a == b)], np.uint32)
-        noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, stream(seed, 0, Stream.SAMPLE), marks, indices)
+        noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, _key(seed, truncation), marks, indices)
         t = np.linspace(0, 1, frames, dtype=np.float32)
         pieces = (np.minimum(np.arange(start, start + CHUNK), frames - 1) for start in range(0, frames, CHUNK))
         return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, noise, t[rows]) for rows in pieces])[:frames]

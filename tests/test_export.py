@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import types
 
 import jax
 import jax.export
@@ -88,6 +89,15 @@ def test_refusals(args, message, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["export", *args])
     with pytest.raises(UserError, match=message):
         export.main()
+
+
+def test_a_converter_that_fails_is_one_line(model, monkeypatch):
+    def to_onnx(*_):
+        raise AttributeError("no such thing\nat all")
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", types.SimpleNamespace(to_onnx=to_onnx))
+    with pytest.raises(UserError, match=rf"jax2onnx fails with JAX {jax.__version__} .AttributeError: no such thing$"):
+        export.onnx(model, 1)
 
 
 def test_without_the_converter_it_says_what_to_install(model, monkeypatch):

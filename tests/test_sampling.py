@@ -75,6 +75,8 @@ def test_an_interpolation_begins_and_ends_with_what_sample_draws(model):
     np.testing.assert_allclose(noises[[0, 2]].astype(int), model.sample(BEAR, n=3, seed=4)[1:], atol=1)
     with pytest.raises(UserError, match="at least two"):
         model.interpolate(BEAR, CAR, frames=1)
+    with pytest.raises(UserError, match="truncation nan"):
+        model.interpolate(BEAR, CAR, truncation=float("nan"))
 
 
 def test_models_are_told_apart(model):
