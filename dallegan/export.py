@@ -94,9 +94,8 @@ def onnx(model: Model, rows: int) -> bytes:
     try:
         made = jax2onnx.to_onnx(lambda *x: jaxpr_as_fun(closed)(*x)[0], list(inputs(model, rows))).SerializeToString()
     except Exception as error:  # jax2onnx 0.17 reads what JAX 0.12 has renamed
-        raise UserError(
-            f"--onnx: jax2onnx fails with JAX {jax.__version__} ({type(error).__name__}: {error}); 0.17.1 works with JAX 0.10".splitlines()[0]
-        ) from None
+        first = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise UserError(f"--onnx: jax2onnx fails with JAX {jax.__version__}; 0.17.1 works with JAX 0.10 ({first})") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])

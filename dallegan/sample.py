@@ -94,6 +94,8 @@ def main() -> None:
     for written in write_pictures(model, prompts, args.out, order, total, 1 if stdin and sys.stdin.isatty() else BLOCK):
         tell(written)
         shown += [written] * (len(shown) < GRID_ROWS * args.n)
+    if not shown and not args.interpolate:
+        raise UserError("no prompts on stdin: write one a line")
     if not shown:
         return
     sheet = write_grid(model, shown, args.out, order, args.size)

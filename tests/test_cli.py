@@ -1,5 +1,7 @@
 """Bad input is one line on stderr and exit code 2; --help teaches. In this process, as the scripts call it."""
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -60,6 +62,10 @@ def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
         (["a cat", "--model", "/absent"], "/absent is not a model: no such directory"),
         (["a cat", "--model", "{empty}"], "is not a model: no config.json"),
         (["a cat", "--model", "storybook-32@best"], "leave @best out"),
+        (["--file", "/absent"], "cannot read /absent: No such file"),
+        (["--interpolate", "a", "b", "c"], "--interpolate: takes one caption or two, not 3"),
+        (["--interpolate", "a", "b", "--frames", "1"], "--frames 1: must be at least 2"),
+        (["a cat", "--truncation", "nan"], "the truncation a finite number"),
     ],
 )
 def test_sample_refuses(args, message, empty, monkeypatch, capsys):
@@ -67,6 +73,15 @@ def test_sample_refuses(args, message, empty, monkeypatch, capsys):
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, capsys):
+    give = lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    give(b" \n\n")
+    assert call(sample, ["-", "--out", tmp_path], monkeypatch, capsys) == (2, "", "error: no prompts on stdin: write one a line\n")
+    give("a cat\n\n一只狗\n".encode() + b"\xff\n")
+    code, out, _ = call(sample, ["-", "--n", 1, "--json", "--out", tmp_path], monkeypatch, capsys)
+    assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["a cat", "一只狗", "\ufffd"])
 
 
 @pytest.mark.parametrize(
