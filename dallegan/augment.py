@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dallegan.config import LossConfig
+from dallegan.shapes import Float, Given, Images, Int
 
 
 class Draws(flax.struct.PyTreeNode):
@@ -25,14 +26,15 @@ def draw(key: jax.Array, count: int, reach: int) -> Draws:
     return Draws(offset, colour, jax.random.uniform(jax.random.fold_in(key, 2), (count, 2)))
 
 
-def augment(image_BHWC: jax.Array, draws: Draws, loss: LossConfig, reach: int) -> jax.Array:
+def augment(image_BHWC: Images, draws: Draws, loss: LossConfig, reach: int) -> Float[jax.Array, "B H W 3"]:
     """Colour, shift and cutout of pictures f32[B, H, W, 3] in [-1, 1], those that are not off."""
-    x = colour(image_BHWC, draws.colour * loss.colour) if loss.colour else image_BHWC
+    x = jnp.asarray(image_BHWC)
+    x = colour(x, draws.colour * loss.colour) if loss.colour else x
     x = shift(x, draws.offset, reach) if reach else x
     return cutout(x, draws.cutout, loss.cutout) if loss.cutout else x
 
 
-def colour(image_BHWC: jax.Array, strength_B3: jax.Array) -> jax.Array:
+def colour(image_BHWC: Images, strength_B3: Float[Given, "B 3"]) -> Float[jax.Array, "B H W 3"]:
     """Adds to brightness (up to ±0.5 at strength 1), multiplies the distance from grey (0 to 2) and from the picture's mean (0.5 to 1.5)."""
     brightness, saturation, contrast = (strength_B3[:, i, None, None, None] for i in range(3))
     x = image_BHWC + 0.5 * brightness
@@ -42,7 +44,7 @@ def colour(image_BHWC: jax.Array, strength_B3: jax.Array) -> jax.Array:
     return mean + (x - mean) * (1 + 0.5 * contrast)
 
 
-def shift(image_BHWC: jax.Array, offset_B2: jax.Array, reach: int) -> jax.Array:
+def shift(image_BHWC: Images, offset_B2: Int[Given, "B 2"], reach: int) -> Float[jax.Array, "B H W 3"]:
     """Moves each picture by its offset; edges are repeated.
 
     A discriminator that reads patches has gradients with the patches' period. As a picture meets that grid at a new place
@@ -52,7 +54,7 @@ def shift(image_BHWC: jax.Array, offset_B2: jax.Array, reach: int) -> jax.Array:
     return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), image_BHWC.shape[1:]))(padded, offset_B2)
 
 
-def cutout(image_BHWC: jax.Array, centre_B2: jax.Array, side: float) -> jax.Array:
+def cutout(image_BHWC: Images, centre_B2: Float[Given, "B 2"], side: float) -> Float[jax.Array, "B H W 3"]:
     """Blanks a square of `side` picture sides around a centre, as far as it lies inside."""
     near = [jnp.abs((jnp.arange(n) + 0.5) / n - centre_B2[:, i, None]) < side / 2 for i, n in enumerate(image_BHWC.shape[1:3])]
     return jnp.where((near[0][:, :, None] & near[1][:, None, :])[..., None], 0.0, image_BHWC)

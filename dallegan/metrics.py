@@ -7,6 +7,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Key
+
+from dallegan.shapes import Features, Float, Given, OtherFeatures, Scalar
 
 BLOCK = 1000  # rows of a distance matrix held at once
 
@@ -14,7 +17,7 @@ _matmul = functools.partial(jnp.matmul, precision="highest")  # full float32 whe
 
 
 @jax.jit
-def frechet_distance(real: jax.Array, fake: jax.Array) -> jax.Array:
+def frechet_distance(real: Features, fake: OtherFeatures) -> Scalar:
     """Squared Fréchet distance of the Gaussians fitted to two sets (arXiv 1706.08500, eq. 6).
 
     With covariances AᵀA and BᵀB from the QR factors of the centred sets, Tr (AᵀA BᵀB)^½ is the nuclear norm of A Bᵀ: nothing is
@@ -32,7 +35,7 @@ def _gaussian(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("subsets", "size"))
-def kernel_distance(key: jax.Array, real: jax.Array, fake: jax.Array, subsets: int = 100, size: int = 1000) -> jax.Array:
+def kernel_distance(key: Key[Given, ""], real: Features, fake: OtherFeatures, subsets: int = 100, size: int = 1000) -> Float[jax.Array, " S"]:
     """KID, f32[subsets]: the unbiased squared MMD under the kernel (x·y / D + 1)³ (arXiv 1801.01401) of `size` rows drawn from either
     set, without replacement. Their mean is the estimate, their deviation what one subset scatters by. ValueError for a `size`
     above either set's.
@@ -98,7 +101,7 @@ def _centred(real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def precision_recall(real: jax.Array, fake: jax.Array, k: int = 3) -> tuple[jax.Array, jax.Array]:
+def precision_recall(real: Features, fake: OtherFeatures, k: int = 3) -> tuple[Scalar, Scalar]:
     """Improved precision and recall (arXiv 1904.06991, eq. 1-2): the share of generated pictures inside the k-nearest-neighbour ball of
     some real one, and of real ones inside that of some generated one. Strictly inside, as the authors of density and coverage
     have it: k + 1 equal pictures have a ball that nothing is in."""
@@ -108,7 +111,7 @@ def precision_recall(real: jax.Array, fake: jax.Array, k: int = 3) -> tuple[jax.
 
 
 @functools.partial(jax.jit, static_argnames="k")
-def density_coverage(real: jax.Array, fake: jax.Array, k: int = 5) -> tuple[jax.Array, jax.Array]:
+def density_coverage(real: Features, fake: OtherFeatures, k: int = 5) -> tuple[Scalar, Scalar]:
     """Density and coverage (arXiv 2002.09797, §3): in how many k-nearest-neighbour balls of real pictures a generated one lies, over k;
     and the share of those balls with a generated picture inside."""
     real, fake = _centred(real, fake)
@@ -118,7 +121,7 @@ def density_coverage(real: jax.Array, fake: jax.Array, k: int = 5) -> tuple[jax.
 
 
 @jax.jit
-def memorized(real: jax.Array, fake: jax.Array) -> jax.Array:
+def memorized(real: Features, fake: OtherFeatures) -> Scalar:
     """Share of generated pictures that replicate one of the training set: nearer to it than a third of the way to the next, as arXiv
     2310.02664 has it of pixels. Of a set's own pictures all do, of fresh ones few or none; no two rows of `real` may be equal."""
     real, fake = _centred(real, fake)
@@ -131,21 +134,21 @@ def memorized(real: jax.Array, fake: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def r_precision(similarity: jax.Array) -> jax.Array:
+def r_precision(similarity: Float[Given, "N K"]) -> Scalar:
     """R-precision with R = 1 (arXiv 1711.10485, §4): the share of pictures whose own caption is the most similar; f32[N, K] of N pictures
     to K candidate captions each, the first of which is its own."""
     return jnp.mean(jnp.argmax(similarity, 1) == 0)
 
 
 @jax.jit
-def clip_score(image: jax.Array, text: jax.Array) -> jax.Array:
+def clip_score(image: Features, text: Features) -> Scalar:
     """CLIPScore (arXiv 2104.08718, §3): 2.5 max(cos, 0) of the embeddings f32[N, D] of pictures and of their captions, its mean."""
     cosine = jnp.sum(image * text, 1) / (jnp.linalg.norm(image, axis=1) * jnp.linalg.norm(text, axis=1))
     return 2.5 * jnp.mean(jnp.maximum(cosine, 0))
 
 
 @jax.jit
-def diversity(features: jax.Array) -> jax.Array:
+def diversity(features: Float[Given, "N n D"]) -> Scalar:
     """Mean distance of two pictures of one caption; features f32[captions, n, D], n >= 2."""
     n = features.shape[1]
     centred = features - jnp.mean(features, 1, keepdims=True)

@@ -24,6 +24,7 @@ from dallegan.optim import optimizer
 from dallegan.parallel import compiled, compute_dtype
 from dallegan.remote import fetch
 from dallegan.rng import Stream, stream
+from dallegan.shapes import Float, Given, Pictures, UInt8
 from dallegan.state import GanState, init_state
 from dallegan.tokenizer import Tokenizer
 
@@ -31,9 +32,10 @@ CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so t
 WEIGHTS = "model.safetensors"
 SHIPPED = pathlib.Path(__file__).parent / "assets"  # NAME/: a model that comes with the package
 DEFAULT = "storybook-32"
+Captions = Sequence[str] | str | np.ndarray  # or token ids i32[B, T], i32[T]
 
 
-def to_uint8(image: jax.Array) -> jax.Array:
+def to_uint8(image: Float[Given, "*shape"]) -> UInt8[jax.Array, "*shape"]:
     """f32 in [-1, 1] -> uint8."""
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
@@ -60,7 +62,7 @@ def _blend(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array, t: jax
     return to_uint8(gan.decode(params, gan.generate(params, text, z), text, z))
 
 
-def slerp(a: jax.Array, b: jax.Array, t: jax.Array) -> jax.Array:
+def slerp(a: Float[Given, " Z"], b: Float[Given, " Z"], t: Float[Given, " B"]) -> Float[jax.Array, "B Z"]:
     """f32[B, Z] between two latents f32[Z], along the sphere where such vectors lie (White 2016, arXiv 1609.04468)."""
     cosine = jnp.sum(a * b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), 1e-12)
     angle = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1, 1)), 1e-4)
@@ -82,7 +84,7 @@ class Model:
     tokenizer: Tokenizer
     config: Config
 
-    def sample(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0, best_of: int = 1) -> np.ndarray:
+    def sample(self, captions: Captions, n: int = 1, seed: int = 0, truncation: float = 1.0, best_of: int = 1) -> Pictures:
         """uint8[len(captions) * n, H, W, 3]: n pictures of each caption, caption by caption.
 
         captions: strings, or token ids i32[B, T] or i32[T] from `tokenizer.encode`. truncation: the noise is scaled by it;
@@ -92,7 +94,7 @@ class Model:
         """
         return np.concatenate(list(self.stream(captions, n, seed, truncation, best_of)))
 
-    def stream(self, captions: Sequence[str] | str | np.ndarray, n: int = 1, seed: int = 0, truncation: float = 1.0, best_of: int = 1) -> Iterator[np.ndarray]:
+    def stream(self, captions: Captions, n: int = 1, seed: int = 0, truncation: float = 1.0, best_of: int = 1) -> Iterator[Pictures]:
         """`sample` in pieces of at most 16 pictures, for long lists at constant memory."""
         if n < 1 or best_of < 1:
             raise UserError(f"n = {n}, best of {best_of}: ask for at least one picture")
@@ -117,7 +119,7 @@ class Model:
             score = compiled(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
             yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
 
-    def score(self, images: np.ndarray, captions: Sequence[str] | str | np.ndarray) -> np.ndarray:
+    def score(self, images: np.ndarray, captions: Captions) -> Float[np.ndarray, " B"]:
         """f32[B]: the discriminator's scores of pictures uint8[B, H, W, 3], each with its caption. Only their order means something: higher is more
         real and better matched. UserError for another number of captions, or pictures of another size."""
         tokens, size = self._tokens(captions), self.config.data.size
@@ -129,7 +131,7 @@ class Model:
             scores.append(np.asarray(compiled(_score, (0,))(self.gan, self.params, images[rows], tokens[rows])))
         return np.concatenate(scores)[: len(tokens)]
 
-    def interpolate(self, a: str, b: str, frames: int = 24, index: int = 0, seed: int = 0, truncation: float = 1.0) -> np.ndarray:
+    def interpolate(self, a: str, b: str, frames: int = 24, index: int = 0, seed: int = 0, truncation: float = 1.0) -> Pictures:
         """uint8[frames, H, W, 3]: the way from one caption to another, with the noise of the picture `index` of each; from a caption to itself, the way
         from that picture to the next. The ends are what `sample` draws. UserError for an empty caption or fewer than two frames."""
         if frames < 2:
@@ -166,7 +168,7 @@ class Model:
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
 
-    def _tokens(self, captions: Sequence[str] | str | np.ndarray) -> np.ndarray:
+    def _tokens(self, captions: Captions) -> np.ndarray:
         if isinstance(captions, str):
             captions = [captions]
         if len(captions) and isinstance(captions[0], str):

@@ -5,6 +5,10 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+# every call of these is checked against its annotations, in all tests
+install_import_hook([f"dallegan.{name}" for name in ("losses", "metrics", "augment", "sampling", "models.gan")], "beartype.beartype")
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer

@@ -5,7 +5,7 @@ import ast
 from conftest import ROOT
 
 FLOORS = [
-    ["errors", "terminal"],
+    ["errors", "terminal", "shapes"],
     ["files"],
     ["remote", "config", "rng", "tokenizer", "image", "data.art", "data.grammar"],
     ["data.source", "data.sprites"],

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny
+from jaxtyping import TypeCheckError
 
 from dallegan.models.gan import Gan
 
@@ -37,6 +38,15 @@ def inputs(gan, batch=3):
 
 def count(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def test_annotated_shapes_are_checked():
+    gan = make()
+    params, (tokens, noise) = jax.eval_shape(gan.init, KEY), inputs(gan)
+    jax.eval_shape(gan.draw, params, tokens, noise)
+    for bad in ((tokens, noise[:2]), (tokens[0], noise), (tokens, noise[0]), (tokens.astype(float), noise)):
+        with pytest.raises(TypeCheckError):
+            jax.eval_shape(gan.draw, params, *bad)
 
 
 @pytest.mark.parametrize("encoder", ["rnn", "transformer"])

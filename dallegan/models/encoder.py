@@ -7,14 +7,15 @@ import jax.numpy as jnp
 
 from dallegan.config import TextConfig
 from dallegan.models.layers import Dtype, attend
+from dallegan.shapes import Bool, Float
 
 
 class Text(flax.struct.PyTreeNode):
     """An encoded caption."""
 
-    sentence: jax.Array  # f32[B, D]
-    tokens: jax.Array  # f32[B, T, D]
-    mask: jax.Array  # bool[B, T], true at real tokens; or f32[B, T], their weights
+    sentence: Float[jax.Array, "B D"]
+    tokens: Float[jax.Array, "B T D"]
+    mask: Bool[jax.Array, "B T"] | Float[jax.Array, "B T"]  # true at real tokens, or their weights
 
     def between(self, other: "Text", t_B: jax.Array) -> "Text":
         """The way from this caption to another, t from 0 to 1: the sentence vector moves in a line, and the words of one fade out as those of the

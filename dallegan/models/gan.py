@@ -15,6 +15,7 @@ from dallegan.models.discriminator import DcganDiscriminator, Discriminator, See
 from dallegan.models.encoder import Encoder, Text
 from dallegan.models.generator import DcganGenerator, Generator, Mapping, UpBlock
 from dallegan.models.layers import Dtype
+from dallegan.shapes import FeatureMap, Float, Given, Images, Noise, Tokens
 
 Params = dict[str, Any]
 
@@ -109,45 +110,45 @@ class Gan:
             "discriminator": self.critic.init(kd, jnp.zeros((1, self.size, self.size, 3)), tokens)["params"],
         }
 
-    def encode(self, params: Params, tokens: jax.Array) -> Text:
+    def encode(self, params: Params, tokens: Tokens) -> Text:
         """i32[B, T] -> Text: sentence f32[B, D], tokens f32[B, T, D], mask bool[B, T]."""
         return self._generating(params, tokens, method="encode")
 
-    def generate(self, params: Params, text: Text, noise: jax.Array) -> jax.Array:
+    def generate(self, params: Params, text: Text, noise: Noise) -> Float[jax.Array, "B h w C"]:
         """Text, f32[B, Z] -> feature map [B, h, w, C]."""
         return self._generating(params, text, noise, method="generate")
 
-    def decode(self, params: Params, h: jax.Array, text: Text, noise: jax.Array) -> jax.Array:
+    def decode(self, params: Params, h: FeatureMap, text: Text, noise: Noise) -> Float[jax.Array, "B H W 3"]:
         """Feature map, Text, f32[B, Z] -> f32[B, H, W, 3] in [-1, 1]."""
         return self._generating(params, h, text, noise, method="decode")
 
-    def draw(self, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.Array:
+    def draw(self, params: Params, tokens: Tokens, noise: Noise) -> Float[jax.Array, "B H W 3"]:
         """encode, generate, decode: i32[B, T], f32[B, Z] -> f32[B, H, W, 3] in [-1, 1]."""
         return self._generating(params, tokens, noise, method="__call__")
 
-    def discriminate(self, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
+    def discriminate(self, params: Params, image: Images, tokens: Tokens) -> Float[jax.Array, " B"]:
         """f32[B, H, W, 3] in [-1, 1], i32[B, T] -> score f32[B]; higher is more real and better matched."""
         return self._judging(params, image, tokens, method="__call__")
 
-    def see(self, params: Params, image: jax.Array) -> Seen:
+    def see(self, params: Params, image: Images) -> Seen:
         """The discriminator's features of pictures f32[B, H, W, 3]."""
         return self._judging(params, image, method="see")
 
-    def read(self, params: Params, tokens: jax.Array) -> Text:
+    def read(self, params: Params, tokens: Tokens) -> Text:
         """The discriminator's own encoding of captions i32[B, T]."""
         return self._judging(params, tokens, method="encode")
 
-    def score(self, params: Params, seen: Seen, text: Text) -> jax.Array:
+    def score(self, params: Params, seen: Seen, text: Text) -> Float[jax.Array, " B"]:
         """f32[B]: `discriminate` of what `see` and `read` returned."""
         return self._judging(params, seen, text, method="score")
 
-    def match(self, params: Params, whole: jax.Array, sentence: jax.Array) -> jax.Array:
+    def match(self, params: Params, whole: Float[Given, "B F"], sentence: Float[Given, "K D"]) -> Float[jax.Array, "B K"]:
         """f32[B, K]: how well each picture (`see(...).whole` [B, F]) fits each sentence (`read(...).sentence` f32[K, D]), realism and
         single words left aside. The dcgan recipe has none."""
         return self._judging(params, whole, sentence, method="match")
 
     def _generating(self, params: Params, *args: Any, method: str) -> Any:
-        return self.synthesis.apply({"params": params["generator"]}, *args, method=method)
+        return self.synthesis.apply({"params": params["generator"]}, *jax.tree.map(jnp.asarray, args), method=method)
 
     def _judging(self, params: Params, *args: Any, method: str) -> Any:
-        return self.critic.apply({"params": params["discriminator"]}, *args, method=method)
+        return self.critic.apply({"params": params["discriminator"]}, *jax.tree.map(jnp.asarray, args), method=method)
