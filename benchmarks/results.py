@@ -61,7 +61,7 @@ def metric_sanity() -> str:
 
 def evaluation() -> str:
     """What `dallegan.evaluate` printed of each model."""
-    return "".join(f"`{r['model']}`, {r['source']} at {r['size']} px:\n\n```\n{show(r)}\n```\n{origin(r)}" for r in read("evaluate_*.json"))
+    return "".join(f"`{r['model']}`, {r['source']} at {r['size']} px:\n\n```text\n{show(r)}\n```\n{origin(r)}" for r in read("evaluate_*.json"))
 
 
 def quality() -> str:
@@ -179,7 +179,7 @@ def main() -> None:
         "Compiled for slices that are not there": ("dryrun_*.json", dryrun),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
-    text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: [LOG.md](LOG.md).\n"
+    text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: `LOG.md`.\n"
     for title, (pattern, section) in sections.items():
         if read(pattern) and (body := section()):
             text += f"\n## {title}\n\n{body}"

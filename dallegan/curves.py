@@ -1,5 +1,6 @@
 """Curves of runs: what training wrote into metrics.jsonl, read back and drawn."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Sequence
@@ -39,11 +40,18 @@ def plot(runs: Sequence[str], out: pathlib.Path) -> None:
 def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
     """The evaluated lines of a metrics.jsonl, each with `seconds`: of the steps, evaluations and grids before it, all but compilation."""
     points, seconds, images = [], 0.0, 0
-    for text in path.read_text().splitlines(keepends=True):
-        if text.endswith("\n"):  # a kill, or a write in progress, cuts the last one
-            line = json.loads(text)
-            seconds += (line["images"] - images) / line["images_per_second"]
-            images = line["images"]
-            if line.get("alignment") is not None:
-                points.append(line | {"seconds": round(seconds, 1)})
+    for line in read_metrics(path):
+        seconds += (line["images"] - images) / line["images_per_second"]
+        images = line["images"]
+        if line.get("alignment") is not None:
+            points.append(line | {"seconds": round(seconds, 1)})
     return points
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl, none where there is no file; a kill, a full disk or a write in progress may have cut one."""
+    lines = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict) and "step" in line]

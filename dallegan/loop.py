@@ -1,6 +1,7 @@
 """The training loop, read from top to bottom: build, restore or init, step."""
 
 import contextlib
+import importlib.util
 import json
 import math
 import pathlib
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from dallegan import config as configs
 from dallegan.checkpoint import Checkpoints
 from dallegan.config import Config
+from dallegan.curves import read_metrics
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.data.source import Source
 from dallegan.errors import UserError
@@ -25,7 +27,8 @@ from dallegan.files import write_whole, writing
 from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
-from dallegan.runtime import Clock, Stop, Watchdog, all_agree, from_main, is_main
+from dallegan.report import write_report
+from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, from_main, is_main
 from dallegan.sampling import Model, load, make_gan
 from dallegan.state import GanState, init_state, start_from
 from dallegan.steps import make_train_step
@@ -55,6 +58,8 @@ def train(config: Config) -> None:
     # 2. Build: the run's directory, tokenizer, the four parts.
     if is_main():
         _claim(workdir, config)
+        with surviving("machine.json"):
+            write_whole(workdir / "machine.json", json.dumps(about(), indent=2))
         if origin is not None or not (workdir / "tokenizer.model").exists():
             with writing(workdir / "tokenizer.model"):
                 (origin.tokenizer if origin else make_tokenizer(source, config)).save(workdir / "tokenizer.model")
@@ -144,6 +149,9 @@ def train(config: Config) -> None:
             log.note(f"stopped and saved at step {step} of {config.steps}; the same command goes on")
     if not all_agree(saved):
         raise UserError(f"the last checkpoint could not be written to {workdir}: make room, and the same command goes on from the one before")
+    if is_main() and not stopped and importlib.util.find_spec("matplotlib"):  # of the extra `eval`
+        with surviving("report.html"):
+            write_report(workdir)
 
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
@@ -219,7 +227,7 @@ class Log:
         """first: the step that this process starts at."""
         self.path, self.config, self.clock = workdir / "metrics.jsonl", config, clock
         self.evaluated: dict[str, float | None] = {}  # what the next line tells of the model
-        lines = _lines(self.path)
+        lines = read_metrics(self.path)
         kept = [line for line in lines if line["step"] <= first]  # a kill may have left later ones
         before, after = ((part[-1].get("seconds", {}) if part else {}) for part in (kept, lines))
         clock.seconds |= {name: seconds + clock.seconds.get(name, 0.0) for name, seconds in before.items()}
@@ -296,12 +304,3 @@ class Log:
         self._bar.close()
         if self._board:
             self._board.close()
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; a kill or a full disk may have cut one."""
-    lines = []
-    for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict) and "step" in line]

@@ -211,16 +211,16 @@ def call(monkeypatch, capsys, *args):
 def test_curves(tmp_path, monkeypatch, capsys):
     for name, values in {"a": (0.1, 0.5), "b": (0.2, 0.3)}.items():
         (tmp_path / name).mkdir()
-        lines = [{"images": 100 * (i + 1), "images_per_second": 50, "alignment": v} for i, v in enumerate(values)]
+        lines = [{"step": i, "images": 100 * (i + 1), "images_per_second": 50, "alignment": v} for i, v in enumerate(values)]
         (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "curves.png"
     assert call(monkeypatch, capsys, "--plot", tmp_path / "a", tmp_path / "b", "--out", out)[0] == 0
     assert Image.open(out).width > 500
-    (tmp_path / "b" / "metrics.jsonl").write_text('{"images": 100, "images_per_second": 50}\n{"half')
+    (tmp_path / "b" / "metrics.jsonl").write_text('{"step": 1, "images": 100, "images_per_second": 50}\n{"half')
     (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "metrics.jsonl").write_text('{"a": 1}\n')
+    (tmp_path / "c" / "metrics.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "file").write_text("")
-    wrong = {"b": "has no `alignment`", "c": "cannot be read", "none": "cannot be read", "a": "cannot write"}
+    wrong = {"b": "has no `alignment`", "c": "cannot be read", "none": "has no `alignment`", "a": "cannot write"}
     for folder, message in wrong.items():
         code, _, err = call(monkeypatch, capsys, "--plot", tmp_path / folder, "--out", tmp_path / "file" / "x.png")
         assert (code, len(err.splitlines())) == (2, 1)

@@ -4,10 +4,22 @@ import os
 import subprocess
 import sys
 
+import jupytext
 import pytest
 from conftest import ROOT
+from nbclient import NotebookClient
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_it_runs_as_a_notebook(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPS", "3")
+    notebook = jupytext.read(ROOT / "examples" / f"{name}.py")
+    assert [cell.cell_type for cell in notebook.cells][:2] == ["markdown", "code"]
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert any(output.get("name") == "stdout" for cell in notebook.cells for output in cell.get("outputs", ()))
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ FLOORS = [
     ["sampling"],
     ["", "cli"],
     ["features", "curves", "pictures"],
-    ["evaluate", "prepare", "sample", "hub", "export", "demo"],
+    ["evaluate", "prepare", "sample", "hub", "export", "demo", "report"],
     ["loop"],
     ["train"],
 ]
