@@ -24,7 +24,7 @@ def escape(app: object, what: str, name: str, obj: object, options: object, line
     """Docstrings are plain text with code in backticks: outside of it, what reStructuredText would take for markup is meant as it is."""
     for i, line in enumerate(lines):
         pieces = re.split(r"(`[^`]*`)", line)
-        lines[i] = "".join(piece if piece.startswith("`") else re.sub(r"([*|_\\])", r"\\\1", piece) for piece in pieces)
+        lines[i] = "".join(piece if piece.startswith("`") else re.sub(r"([*|_@\\])", r"\\\1", piece) for piece in pieces)
 
 
 def setup(app: object) -> None:
