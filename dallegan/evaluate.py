@@ -36,6 +36,7 @@ from dallegan.errors import UserError
 from dallegan.features import Features, by_chunks, make_features
 from dallegan.files import write_whole, writing
 from dallegan.image import grid, save_png
+from dallegan.models.efficientnet import installed
 from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
 from dallegan.models.layers import to_float
@@ -67,7 +68,8 @@ class Args:
     data: Data = dataclasses.field(default_factory=Data)
     n: int = 2000  # captions of each split
     seed: int = 0  # of the drawn pictures
-    features: Literal["efficientnet-lite0", "inception", "clip"] = "efficientnet-lite0"  # network that distances are measured in: KID and FD; FID; CLIPScore
+    # network that distances are measured in: KID and FD; FID; CLIPScore; auto: the first, or none where its extra is missing and the judge alone can say much
+    features: Literal["auto", "efficientnet-lite0", "inception", "clip", "none"] = "auto"
     weights: pathlib.Path | None = None  # file of that network's weights; default: the extra's own, or the usual cache
     json: pathlib.Path | None = None  # where to write the numbers as JSON
     grid: pathlib.Path | None = None  # where to write a PNG of the most and the least obedient pictures
@@ -342,6 +344,18 @@ def best_and_worst(shown: dict[str, Any], count: int = 8) -> Image.Image:
     return grid([[shown["images"][i], shown["examples"][i].image] for i in chosen], [shown["examples"][i].caption for i in chosen])
 
 
+def choose_features(name: str, weights: pathlib.Path | None, config: Config) -> Features | None:
+    """The network of --features. UserError where it is missing, or where without one there would be nothing to measure."""
+    judged = config.data.source == "storybook" and config.data.size in SIZES_READ
+    if name == "auto":
+        name = "efficientnet-lite0" if weights or installed() or not judged else "none"
+        if name == "none":
+            warnings.warn("only obedience is measured: pip install 'dallegan[eval]' for KID, recall, diversity and the others", stacklevel=2)
+    if name == "none" and not judged:
+        raise UserError("--features none: nothing to measure, as the judge reads only storybook pictures of 32 and 64 px")
+    return None if name == "none" else make_features(name, weights)
+
+
 def main() -> None:
     """Parses the command line, measures or plots, prints and writes."""
     args = parse(Args, "python -m dallegan.evaluate")
@@ -361,11 +375,11 @@ def main() -> None:
             path.touch()
             if not there:  # should the measuring fail, nothing is left behind
                 path.unlink()
-    features = make_features(args.features, args.weights)
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
+    features = choose_features(args.features, args.weights, config)
     report, shown = evaluate(model, config, args.n, args.seed, features)
     print(table(report))
-    asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": features.about}
+    asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": features.about if features else "none"}
     if args.json:
         with writing(args.json):
             write_whole(args.json, json.dumps(about() | asked | report, indent=2))

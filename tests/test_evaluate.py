@@ -195,6 +195,14 @@ def test_the_command_and_an_untrained_model(untrained, tmp_path, monkeypatch, ca
     for name, extra in {"efficientnet-lite0": "eval", "inception": "fid", "clip": "clip"}.items():
         code, _, err = call(monkeypatch, capsys, "--model", "x", "--features", name)
         assert (code, f"pip install 'dallegan[{extra}]'" in err, len(err.splitlines())) == (2, True, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, out, err = call(monkeypatch, capsys, "--model", "x", "--n", 50)
+    assert (code, err) == (0, "warning: only obedience is measured: pip install 'dallegan[eval]' for KID, recall, diversity and the others\n")
+    assert "alignment" in out
+    assert "KID" not in out
+    code, _, err = call(monkeypatch, capsys, "--model", "x", "--features", "none", "--data.source", "folder:x")
+    assert (code, "nothing to measure" in err, len(err.splitlines())) == (2, True, 1)
 
 
 def test_too_few_pictures(untrained):

