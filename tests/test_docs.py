@@ -17,7 +17,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, TINY_FLAGS
 from hub_server import serve
 from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors.index import slugify
@@ -32,17 +32,10 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 CHINESE = pathlib.Path("README.zh-CN.md")
-TINY = " ".join(
-    """
-    --steps 2 --batch 8 --data.size 32 --data.threads 1 --text.encoder rnn --text.vocab 600 --text.length 20 --text.width 16 --text.layers 1 --text.heads 2
-    --model.noise 8 --model.style 16 --model.width 16 --model.base 4 --model.blocks 1 --model.patch 4 --model.attention 4 --model.critic-patch 4
-    --model.critic-widths 16 16 --model.critic-blocks 0 1 --log.metrics 8 --log.samples 8 --log.evaluate 8 --log.checkpoint 8
-    """.split()  # noqa: SIM905
-)
 # what stands in front of the real commands: sizes that fit a test, and nothing is installed
 PYTHON = f"""#!/bin/bash
 case "$*" in
-    train.py*) exec {sys.executable} "$@" {TINY} ;;
+    train.py*) exec {sys.executable} "$@" {" ".join(TINY_FLAGS)} ;;
     *--plot*) exec {sys.executable} "$@" ;;
     "-m dallegan.evaluate"*) exec {sys.executable} "$@" --n 50 ;;
     "-m dallegan.demo"*)
