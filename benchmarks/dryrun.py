@@ -82,7 +82,7 @@ def plan(config: Any, on: list[Any]) -> dict[str, Any]:
     gan, adam = make_gan(config, config.text.vocab), optimizer(config)
     runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis), on)
     rows = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=runner.batch_sharding)
-    side, tokens = config.data.size, rows((config.text.length,), "int32")
+    side, tokens = config.data.size, rows((config.text.ids,), "int32")
     start = time.perf_counter()
     runner.compile(runner.global_abstract, {"image": rows((side, side, 3), "uint8"), "tokens": tokens, "negative": tokens})
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in runner.abstract.params.items()}

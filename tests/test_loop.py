@@ -44,6 +44,26 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert np.asarray(Image.open(grids[0])).std() > 10
 
 
+def test_a_pretrained_encoder_takes_the_tokenizers_place(tmp_path):
+    workdir = tmp_path / "run"
+    train(tiny(workdir=str(workdir), text__encoder="frozen", steps=3))
+    model = dallegan.load(workdir)
+    text = model.gan.encode(model.params, model.tokenizer.encode(["一只猫", "a cat"]))
+    assert (text.sentence.shape, text.tokens.shape, text.mask.shape) == ((2, 16), (2, 1, 16), (2, 1))
+    model.save(tmp_path / "saved")
+    saved = dallegan.load(tmp_path / "saved")
+    images = saved.sample(["一只猫", "a cat"], n=2)
+    np.testing.assert_array_equal(images[2:], saved.sample("a cat", n=2))
+    assert saved.interpolate("一只猫", "a cat", 3).shape == (3, 16, 16, 3)
+    done = subprocess.run(
+        [sys.executable, "-m", "dallegan.export", "--model", tmp_path / "saved", "--out", tmp_path / "cat.jax"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, tmp_path / "cat.py"], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "cat.png") as image:
+        assert image.size == (16, 16)
+
+
 def test_what_evaluation_tells_is_logged_when_it_was_told_and_the_best_is_kept(tmp_path, monkeypatch):
     scores = iter([0.9, 0.1])
     monkeypatch.setattr(loop, "make_quick", lambda config: lambda model: {"alignment": next(scores), "side": None})

