@@ -41,7 +41,7 @@ class TextConfig:
     @property
     def ids(self) -> int:
         """Numbers T that a caption is given to the networks as."""
-        return SENTENCE if self.encoder == "frozen" else self.length
+        return 1 + SENTENCE if self.encoder == "frozen" else self.length
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ def plot(runs: Sequence[str], out: pathlib.Path) -> None:
     for name in runs:
         path = pathlib.Path(name) / "metrics.jsonl"
         try:
+            path.stat()
             points = evaluated(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} cannot be read ({error}): name run directories of train.py") from None

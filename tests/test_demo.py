@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -20,6 +21,7 @@ from dallegan.errors import UserError
 from dallegan.pictures import open_picture, read_info
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\n' + bytes(10_000) + b"\r\n--x--\r\n"
 PROMPT = "一只棕色的大熊站在雪地里"
 
 
@@ -74,6 +76,15 @@ def test_it_says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(demo, "gr", None)
     assert run(demo.main) == 2
     assert capsys.readouterr().err == "error: --port 0: from 1 to 65535\nerror: the demo needs the extra `demo`: pip install 'dallegan[demo]'\n"
+
+
+@pytest.mark.slow
+def test_nothing_passes_the_queue_by_or_fills_the_disk(address):
+    for path, body in {"run/draw": b'{"data": ["a cat", 16, 0, 1, 8]}', "upload": FILE}.items():
+        kind = "application/json" if path == "run/draw" else "multipart/form-data; boundary=x"
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(f"{address}/gradio_api/{path}", body, {"Content-Type": kind}))
+        assert 400 <= refused.value.code < 500, refused.value.code
 
 
 def free_port():

@@ -24,7 +24,7 @@ from mdit_py_plugins.anchors.index import slugify
 from PIL import Image
 
 from dallegan.cli import parse_config
-from dallegan.config import check
+from dallegan.config import Config, check, flatten
 
 PAGES = sorted(
     path.relative_to(ROOT)
@@ -107,6 +107,17 @@ def test_blocks_are_well_formed(page):
         if why:  # the commands in it, to the end of a line or of a quotation
             for command in re.findall(r"python train\.py ([^'&|\n\\]*)", text):
                 check(parse_config(shlex.split(command)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_settings_in_the_text_are_settings(page):
+    known = {name.replace("_", "-"): value for name, value in flatten(Config()).items() if "." in name}
+    for code in (child.content for token in tokens(page) for child in token.children or () if child.type == "code_inline"):
+        for name in re.findall(r"--([a-z]+\.[a-z0-9-]+)", code):
+            switched = name.replace(".no-", ".")
+            assert name in known or isinstance(known.get(switched), bool), f"{page}: {code}"
+        if re.fullmatch(r"(--[a-z]+\.[a-z0-9-]+( [a-z0-9.]+)*) ?", code) and " " in code:
+            parse_config(["quickstart", *code.split()])
 
 
 @pytest.fixture(scope="session")

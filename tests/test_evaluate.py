@@ -228,7 +228,7 @@ def test_curves(tmp_path, monkeypatch, capsys):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "metrics.jsonl").write_text('{"step": 1}\n')
     (tmp_path / "file").write_text("")
-    wrong = {"b": "has no `alignment`", "c": "cannot be read", "none": "has no `alignment`", "a": "cannot write"}
+    wrong = {"b": "has no `alignment`", "c": "cannot be read", "none": "cannot be read", "a": "cannot write"}
     for folder, message in wrong.items():
         code, _, err = call(monkeypatch, capsys, "--plot", tmp_path / folder, "--out", tmp_path / "file" / "x.png")
         assert (code, len(err.splitlines())) == (2, 1)

@@ -73,6 +73,7 @@ def test_as_a_command(folder, monkeypatch, capsys):
     call = lambda *args: (monkeypatch.setattr(sys, "argv", ["report", *map(str, args)]), run(report.main), *capsys.readouterr())[1:]
     assert call(folder, "--out", folder / "new" / "page.html") == (0, f"{folder}/new/page.html\n", "")
     assert call(folder / "none") == (2, "", f"error: {folder}/none has no metrics.jsonl with a line in it: name a run directory of train.py\n")
+    assert not (folder / "none").exists()
     code, _, error = call(folder, "--out", folder / "config.json" / "x.html")
     assert (code, error.count("\n")) == (2, 1)
     assert "cannot write" in error

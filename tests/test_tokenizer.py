@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import sentencepiece as spm
 
+from dallegan.config import TextConfig
 from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
-from dallegan.tokenizer import END, PAD, UNKNOWN, SentenceVectors, Tokenizer
+from dallegan.tokenizer import END, PAD, UNKNOWN, SentenceVectors, Tokenizer, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +95,17 @@ def test_sentence_vectors(tmp_path):
     assert (ids.shape, ids.dtype, vectors.size) == ((5, vectors.length), np.int32, 0)
     for text, row in zip(texts, ids, strict=True):  # whatever else is encoded
         np.testing.assert_array_equal(vectors.encode(text), row)
-    bear, same, *_ = ids.view(np.float32)
+    bear, same, *_ = ids[:, 1:].view(np.float32)
+    assert len(set(vectors.marks(ids).tolist())) == 5
+    other = ids + np.eye(1, vectors.length, 7, dtype=np.int32)  # as another processor would round
+    np.testing.assert_array_equal(vectors.marks(other), vectors.marks(ids))
     np.testing.assert_allclose(np.linalg.norm(bear), 1, rtol=1e-3)
-    assert bear @ same > 0.7 > bear @ vectors.encode("a small red car").view(np.float32)
+    assert bear @ same > 0.7 > bear @ vectors.encode("a small red car")[1:].view(np.float32)
     vectors.save(tmp_path / "t")
     again = Tokenizer.load(tmp_path / "t", 20)
     np.testing.assert_array_equal(again.encode(texts), ids)
+    with pytest.raises(UserError, match="is not what the encoder rnn reads"):
+        load_tokenizer(tmp_path / "t", TextConfig(encoder="rnn"))
     with pytest.raises(UserError, match="cannot be turned back"):
         again.decode(ids[0])
 

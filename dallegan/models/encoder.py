@@ -36,10 +36,10 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, tok_BT: jax.Array) -> Text:
-        """tok_BT i32[B, T], 0 is padding; of `frozen` the bits of f32[B, T], which becomes one token."""
+        """tok_BT i32[B, T], 0 is padding; of `frozen` a mark and the bits of f32[B, T - 1], which becomes one token."""
         c = self.config
         if c.encoder == "frozen":
-            x, mask = self._head(jax.lax.bitcast_convert_type(tok_BT, jnp.float32)), jnp.ones((tok_BT.shape[0], 1), bool)
+            x, mask = self._head(jax.lax.bitcast_convert_type(tok_BT[:, 1:], jnp.float32)), jnp.ones((tok_BT.shape[0], 1), bool)
         else:
             mask = (tok_BT != 0) | (jnp.arange(tok_BT.shape[1]) == 0)  # an all-padding row still has one token to attend to
             # small, since Adam moves every entry by the same amount: a word's vector turns in a few hundred steps
@@ -50,10 +50,10 @@ class Encoder(nn.Module):
         sentence = nn.Dense(c.width, dtype=self.dtype, name="sentence")(mean.astype(self.dtype))
         return Text(sentence.astype(jnp.float32), x.astype(jnp.float32), mask)
 
-    def _head(self, vector_BT: jax.Array) -> jax.Array:
-        """Unit vectors f32[B, T] -> [B, 1, D]."""
+    def _head(self, vector_BF: jax.Array) -> jax.Array:
+        """Unit vectors f32[B, F] -> [B, 1, D]."""
         c = self.config
-        h = nn.Dense(4 * c.width, dtype=self.dtype, name="head_up")((math.sqrt(vector_BT.shape[1]) * vector_BT).astype(self.dtype))
+        h = nn.Dense(4 * c.width, dtype=self.dtype, name="head_up")((math.sqrt(vector_BF.shape[1]) * vector_BF).astype(self.dtype))
         return nn.Dense(c.width, dtype=self.dtype, name="head_down")(jax.nn.gelu(h))[:, None]
 
     def _transformer(self, x_BTD: jax.Array, mask_BT: jax.Array) -> jax.Array:
