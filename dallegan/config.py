@@ -158,8 +158,6 @@ def _power_of_two(n: float) -> bool:
 def check(config: Config) -> None:
     """Raises UserError for settings that contradict each other, before anything is allocated."""
     c, m = config, config.model
-    if not c.workdir:
-        raise UserError("--workdir is empty: name a directory")
     for name, value in flatten(config).items():
         values = value if isinstance(value, tuple) else (value,)
         low, high = LEAST.get(name, 0), MOST.get(name, 2**16 if name.startswith(("text.", "model.")) else math.inf)

@@ -50,6 +50,8 @@ def train(config: Config) -> None:
     # 1. Check what can be checked before memory is taken.
     clock = Clock("init", {})
     configs.check(config)
+    if not config.workdir:
+        raise UserError("--workdir is empty: name a directory")
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
     source = make_source(config)

@@ -36,7 +36,6 @@ def test_flags_override_a_preset():
     [
         ({"data__size": 48}, r"--data.size 48: must be 8 .* power of two, for example 16, 32, 64"),
         ({"data__size": 4}, "power of two"),
-        ({"workdir": ""}, "--workdir is empty"),
         ({"steps": 0}, "--steps 0"),
         ({"batch": 0}, "--batch 0"),
         ({"model__base": 6}, "--model.base 6"),

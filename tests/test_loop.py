@@ -44,6 +44,11 @@ def test_a_run_leaves_what_the_contract_says(finished):
     assert np.asarray(Image.open(grids[0])).std() > 10
 
 
+def test_a_run_needs_a_directory():
+    with pytest.raises(UserError, match="--workdir is empty"):
+        train(tiny(workdir=""))
+
+
 def test_a_pretrained_encoder_takes_the_tokenizers_place(tmp_path):
     workdir = tmp_path / "run"
     train(tiny(workdir=str(workdir), text__encoder="frozen", steps=3))

@@ -137,3 +137,8 @@ def test_a_saved_model_is_the_model(model, tmp_path):
     (weights.parent / "checkpoints").mkdir()
     with pytest.raises(UserError, match="is a run's directory"):
         model.save(weights.parent)
+
+
+def test_a_model_made_in_code_can_be_saved_and_loaded(model, tmp_path):
+    dataclasses.replace(model, config=dataclasses.replace(model.config, workdir="")).save(tmp_path / "saved")  # as Config() has it
+    np.testing.assert_array_equal(dallegan.load(tmp_path / "saved").tokenizer.encode("a cat"), model.tokenizer.encode("a cat"))
