@@ -202,7 +202,7 @@ def test_unwritable_workdir(tmp_path):
 @pytest.mark.slow
 def test_killed_three_times_equals_uninterrupted(tmp_path):
     """kill -9 at random moments, the same command until it is done: the same parameters, bit for bit."""
-    config = tiny(steps=400)
+    config = tiny(steps=400, log__samples=1600, log__checkpoint=160)
     program = "import sys; from dallegan import config, loop; loop.train(config.from_json(sys.stdin.read()))"
     rng, hashes = random.Random(0), []
 
