@@ -7,7 +7,7 @@ H W h w heights and widths, C channels, N M rows.
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 Given = jax.Array | np.ndarray  # what functions take
 
@@ -36,7 +36,6 @@ __all__ = [
     "Pictures",
     "Scalar",
     "Scores",
-    "Shaped",
     "Tokens",
     "UInt8",
 ]

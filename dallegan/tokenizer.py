@@ -103,7 +103,7 @@ class Tokenizer:
 
     def marks(self, tokens: np.ndarray) -> np.ndarray:
         """u32[B]: what tells captions i32[B, T] from others."""
-        return np.concatenate([_mark(row.tobytes()) for row in tokens]).view(np.uint32)
+        return np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """The text that ids i32[T] stand for."""
@@ -140,7 +140,8 @@ class SentenceVectors(Tokenizer):
 
     def _encode(self, text: str, quiet: bool) -> np.ndarray:
         text = _clean(text)
-        return np.concatenate([_mark(text.encode()), np.asarray(self._encoder.encode(text), np.float32).view(np.int32)])
+        mark, vector = np.array([zlib.crc32(text.encode())], np.uint32), np.asarray(self._encoder.encode(text), np.float32)
+        return np.concatenate([mark.view(np.int32), vector.view(np.int32)])
 
     def marks(self, tokens: np.ndarray) -> np.ndarray:
         """Of the text, not of the vector: its last bits are the processor's."""
@@ -157,7 +158,3 @@ def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> Tokenizer:
     if isinstance(found, SentenceVectors) != (text.encoder == "frozen"):
         raise UserError(f"{path} is not what the encoder {text.encoder} reads: the folder's files are of different models")
     return found
-
-
-def _mark(data: bytes) -> np.ndarray:
-    return np.array([zlib.crc32(data)], np.uint32).view(np.int32)
