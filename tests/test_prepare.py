@@ -26,7 +26,12 @@ from dallegan.data.webdataset import WebDataset
 from dallegan.tokenizer import Tokenizer
 
 STORY = ("storybook", "--size", "16", "--limit", "400", "--shard", "20")
-ONE = "import sys; from dallegan import cli, prepare; prepare.share = lambda job, n: prepare.work(job, lambda n: None); sys.exit(cli.run(prepare.main))"
+ONE = """
+import sys
+from dallegan import cli, prepare
+prepare.share = lambda job, n: (print("begun", flush=True), prepare.work(job, lambda n: None))
+sys.exit(cli.run(prepare.main))
+"""
 
 
 @pytest.fixture
@@ -159,7 +164,9 @@ def test_ctrl_c_then_two_processes_share_the_rest_and_a_third_finds_nothing_to_d
         os.killpg(process.pid, signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert (process.returncode, "the same command goes on" in error, "Traceback" in error) == (130, True, False)
-    both = [command("one", out), command("one", out)]
+    with unfinished(out):
+        both = [command("one", out), command("one", out)]
+        assert [process.stdout.readline() for process in both] == ["begun\n", "begun\n"]  # none comes when all is done
     for process in both:
         text, error = process.communicate(timeout=60)
         assert (process.returncode, f"{out} is complete: 400 pictures" in text) == (0, True), error
