@@ -160,10 +160,12 @@ def numbers(pattern: str) -> str:
 def dryrun() -> str:
     """A row a preset and number of devices that share the parameters."""
     results = read("dryrun_*.json")
-    keys = ("fsdp", "parameters_m", "state_gib_of_a_device", "gib_of_a_device", "tflop_of_a_device", "compile_seconds", "refused")
-    mib = lambda row: ", ".join(f"{kind} {about['count']:g} of {about['megabytes']:.0f} MB" for kind, about in row.get("collectives", {}).items())
-    rows = [[r["command"].split()[2], r["topology"], r["batch"], *(row.get(k) for k in keys), mib(row)] for r in results for row in r["rows"]]
-    return table(["preset", "slice", "batch", *(k.replace("_", " ") for k in keys), "collectives of a step"], rows) + "".join(map(origin, results))
+    keys = ("width", "fsdp", "parameters_m", "state_gib_of_a_device", "gib_of_a_device", "tflop_of_a_device", "compile_seconds", "refused")
+    mb = lambda row, name: ", ".join(f"{kind} {n:g}" for kind, n in row.get(name, {}).items())
+    about = lambda row: [*(row.get(k) for k in keys), mb(row, "collectives_mb"), mb(row, "least_collectives_mb")]
+    rows = [[r["command"].split()[2], r["topology"], r["batch"], *about(row)] for r in results for row in r["rows"]]
+    head = ["preset", "slice", "batch", *(k.replace("_", " ") for k in keys), "collectives of a step, MB a device", "at least"]
+    return table(head, rows) + "".join(map(origin, results))
 
 
 def sizing() -> str:

@@ -3,6 +3,7 @@
 python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... > benchmarks/results/train_speed_PRESET_DEVICE.json
 """
 
+import functools
 import json
 import statistics
 import sys
@@ -82,7 +83,7 @@ def build(config: Config) -> tuple[Gan, optax.GradientTransformation, Runner, It
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
+    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))
     return gan, adam, runner, make_batches(make_dataset(source, tokenizer, config), config, 0)
 
 

@@ -1,6 +1,7 @@
 """The training loop, read from top to bottom: build, restore or init, step."""
 
 import contextlib
+import functools
 import importlib.util
 import json
 import math
@@ -72,7 +73,7 @@ def train(config: Config) -> None:
         print(f"{skipped} files skipped, named in {workdir}/skipped*.log; {len(source)} pictures kept", file=sys.stderr)
     tokenizer = load_tokenizer(workdir / "tokenizer.model", config.text)
     gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))
+    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))
 
     # 3. Restore the newest checkpoint that can be read, or begin.
     checkpoints = Checkpoints(workdir, config.log.keep, writer=True)

@@ -1,7 +1,13 @@
-"""One step over many devices: `jit` over a ("data", "fsdp") mesh, or `pmap` with averaged gradients. Same numbers either way."""
+"""One step over many devices: `jit` over a ("data", "fsdp") mesh, or `pmap`. Same numbers either way.
 
+Each device makes the gradients of its own rows; then they are averaged, once each. This is written out (`shard_map`) and not left to XLA's partitioner,
+which reduced a weight's gradient once for each use of it, moved pictures between devices, and split feature maps as the weights are (benchmarks/LOG.md).
+"""
+
+import collections
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,14 +18,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dallegan.config import Config
 from dallegan.errors import UserError
+from dallegan.models.gan import Params
 from dallegan.state import GanState
-from dallegan.steps import Batch, Metrics, Step, rows_unit
+from dallegan.steps import Batch, Gradients, Metrics, Step, rows_unit
 
-AXIS = "data"
+MESH = "data", "fsdp"  # the axes of the mesh
+AXIS = "data"  # pmap's
 Devices = Sequence[Any]  # of jax.Device
 # On CPU, XLA's YNNPACK fusions run the weight gradient of a 3×3 convolution at half the speed of its older kernels, while
 # they win for plain matrix products: benchmarks/LOG.md.
 CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-done)?\(")  # in HLO
+SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 @functools.cache
@@ -53,7 +65,7 @@ def compute_dtype(config: Config) -> Any:
 def make_mesh(config: Config, devices: Devices) -> Mesh:
     """A (data, fsdp) mesh over the devices."""
     fsdp = config.parallel.fsdp
-    return jax.make_mesh((len(devices) // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh((len(devices) // fsdp, fsdp), MESH, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def check_devices(config: Config, devices: Devices | None = None) -> None:
@@ -84,11 +96,37 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree.map(one, abstract)
 
 
+def over(mesh: Mesh, shardings: Any) -> Callable[[Gradients], Gradients]:
+    """Gradients of the global batch over a mesh. Parameters split over `fsdp` are gathered before they are computed with, and their gradients scattered
+    back (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv 2304.11277)."""
+    specs, axes = jax.tree.map(lambda x: x.spec, shardings), [name for name in MESH if mesh.shape[name] > 1]
+    split = lambda spec: spec.index("fsdp") if "fsdp" in spec else None  # the dimension that is
+
+    def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        return x if (i := split(spec)) is None else jax.lax.all_gather(x, "fsdp", axis=i, tiled=True)
+
+    def scatter(x: jax.Array, spec: PartitionSpec) -> jax.Array:
+        if (i := split(spec)) is None:
+            return jax.lax.pmean(x, axes)
+        part = jax.lax.psum_scatter(x, "fsdp", scatter_dimension=i, tiled=True) / mesh.shape["fsdp"]
+        return jax.lax.pmean(part, "data") if "data" in axes else part
+
+    def spread(gradients: Gradients) -> Gradients:
+        def local(params: Params, *args: Any) -> tuple[Params, Metrics]:
+            grads, metrics = gradients(jax.tree.map(gather, params, specs), *args)
+            return jax.tree.map(scatter, grads, specs), jax.lax.pmean(metrics, axes)
+
+        one = PartitionSpec()
+        return jax.shard_map(local, mesh=mesh, in_specs=(specs, PartitionSpec(MESH), one, one), out_specs=(specs, one), check_vma=False)
+
+    return spread
+
+
 class Runner:
     """Places states and batches on the devices and runs the compiled step. `step` donates the state it is given."""
 
-    def __init__(self, config: Config, init: Callable[[], GanState], step: Callable[[str | None], Step], devices: Devices | None = None) -> None:
-        """`init` makes a state, `step(axis)` the step function; `devices` defaults to all."""
+    def __init__(self, config: Config, init: Callable[[], GanState], step: Callable[..., Step], devices: Devices | None = None) -> None:
+        """`init` makes a state, `step` the step function, given `axis` and `spread` of `make_train_step`; `devices` defaults to all."""
         devices = devices or jax.devices()
         check_devices(config, devices)
         self.pmap = config.parallel.strategy == "pmap"
@@ -98,7 +136,7 @@ class Runner:
         self.state_shardings = state_shardings(self.mesh, self.abstract)
         flat = Mesh(np.asarray(devices), (AXIS,))
         self.per_device, self.on_each = NamedSharding(flat, PartitionSpec(AXIS)), NamedSharding(flat, PartitionSpec())  # pmap's: a leading device axis
-        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        self.batch_sharding = NamedSharding(self.mesh, PartitionSpec(MESH))
         self._init, self._step = init, step
         self._devices = devices
         self._compiled: Any = None
@@ -143,10 +181,12 @@ class Runner:
         if self._compiled is not None:
             return
         if self.pmap:
-            mapped = jax.pmap(self._step(AXIS), axis_name=AXIS, donate_argnums=0, devices=self._devices)
+            average = lambda gradients: lambda *args: jax.lax.pmean(gradients(*args), AXIS)
+            mapped = jax.pmap(self._step(AXIS, average), axis_name=AXIS, donate_argnums=0, devices=self._devices)
         else:
+            step = self._step(MESH, over(self.mesh, self.state_shardings.params)) if self.mesh.size > 1 else self._step()
             mapped = jax.jit(
-                self._step(None), donate_argnums=0,
+                step, donate_argnums=0,
                 in_shardings=(self.state_shardings, self.batch_sharding), out_shardings=(self.state_shardings, None),
             )  # fmt: skip
         self._compiled = mapped.lower(state, batch).compile(compiler_options=fast_options() if self._devices[0].platform == "cpu" else {})
@@ -162,9 +202,21 @@ class Runner:
         shard = lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
         return sum(jax.tree.leaves(jax.tree.map(shard, self.abstract, self.state_shardings)))
 
-    def text(self) -> str:
-        """The compiled program, as HLO."""
-        return self._compiled.as_text()
+    def collectives(self) -> dict[str, int]:
+        """Bytes that each device is given by each kind of collective in one step, once compiled."""
+        given: dict[str, int] = collections.defaultdict(int)
+        for types, kind in COLLECTIVE.findall(self._compiled.as_text()):
+            given[kind] += sum(BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in SHAPE.findall(types))
+        return dict(given)
+
+    def least_collectives(self) -> dict[str, int]:
+        """What `collectives` cannot be below: every parameter gathered once, every gradient reduced once."""
+        sizes = {True: 0, False: 0}  # of what is split, and of what is not
+        for x, s in zip(jax.tree.leaves(self.abstract.params), jax.tree.leaves(self.state_shardings.params), strict=True):
+            sizes["fsdp" in s.spec] += x.size * x.dtype.itemsize
+        shard = sizes[True] // self.mesh.shape["fsdp"]
+        reduced = (shard if self.mesh.shape["data"] > 1 else 0) + (sizes[False] if self.mesh.size > 1 else 0)
+        return {"all-gather": sizes[True], "reduce-scatter": shard, "all-reduce": reduced}
 
     def flops(self) -> float:
         """XLA's count of floating-point operations in one step, once compiled."""

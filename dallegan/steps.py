@@ -3,8 +3,8 @@
 The players move at the same time (simultaneous gradient descent, arXiv 1801.04406), not in turns: pictures are drawn once
 and the discriminator's forward pass serves both, which saves a fifth of the step.
 
-It sees the global batch under `jit`, or its device's rows under `pmap`, where `axis` names the device axis and the
-gradients are averaged over it; the numbers are the same.
+Losses and their gradients are computed from a device's own rows of the global batch; `parallel.py` averages them over the devices. Only what compares
+pictures with other pictures' captions needs `axis`, the name of the device axis. The update that follows is the same on any number of devices.
 """
 
 import math
@@ -29,6 +29,8 @@ from dallegan.state import GanState
 Batch = dict[str, jax.Array]  # image uint8[B, H, W, 3], tokens i32[B, T], negative i32[B, T]
 Metrics = dict[str, jax.Array]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
+Axis = str | tuple[str, ...] | None
+Gradients = Callable[[Params, Batch, jax.Array, jax.Array], tuple[Params, Metrics]]  # parameters, batch, seed, step
 TWICE = 4  # of so many captions one is drawn twice, where the diversity term is on
 
 
@@ -42,14 +44,14 @@ def rows_unit(config: Config) -> int:
     return config.parallel.accumulate * math.lcm(penalty_stride(config) if max(config.loss.gamma) else 1, TWICE if config.loss.diversity else 1)
 
 
-def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: str | None = None) -> Step:
-    """The step of a run; see the module's docstring for `axis`."""
+def make_train_step(
+    gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: Axis = None, spread: Callable[[Gradients], Gradients] = lambda f: f
+) -> Step:
+    """The step of a run. Over several devices, `spread` makes the global batch's gradients from a function of one device's rows, in which `axis`
+    names the devices."""
     loss, stride, parts = config.loss, penalty_stride(config), config.parallel.accumulate
     regularized = max(loss.gamma) > 0
     reach = int(config.data.size * loss.shift)
-
-    def mean(tree: Any) -> Any:
-        return jax.lax.pmean(tree, axis) if axis else tree
 
     def mine(every: Any, rows: int) -> Any:
         """This device's rows of what was drawn for the global batch."""
@@ -58,9 +60,6 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
     def everywhere(tree: Any) -> Any:
         """The rows of all devices."""
         return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), tree) if axis else tree
-
-    def noise(state: GanState, name: Stream, rows: int, count: int) -> jax.Array:
-        return mine(jax.random.normal(stream(state.seed, state.step, name), (count, gan.model.noise)), rows)
 
     def both_losses(params: Params, batch: Batch, z: tuple[jax.Array, ...], draws: Draws, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
         """The two losses' sum, whose gradient is each player's own: the other's parameters are behind a stop_gradient."""
@@ -112,26 +111,25 @@ def make_train_step(gan: Gan, optimizer: optax.GradientTransformation, config: C
         metrics = {"match_gap": jnp.mean((real_own - real_other) * valid), "score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own)}
         return loss_d + loss_g, metrics | {"d_loss": loss_d, "g_loss": loss_g, "r1": r1, "r2": r2}
 
-    def gradients(params: Params, rows: tuple[Batch, tuple[jax.Array, ...], Draws], gamma: jax.Array) -> tuple[Params, Metrics]:
-        """Means over the parts of a batch, one after the other: their activations need the memory of one."""
+    def gradients(params: Params, batch: Batch, seed: jax.Array, step: jax.Array) -> tuple[Params, Metrics]:
+        """Of the losses of a device's rows: means over the parts of a batch, one after the other: their activations need the memory of one."""
+        rows = batch["image"].shape[0]
+        gamma = cosine(*loss.gamma, step / config.steps)
+        noise = lambda name, share=1: mine(jax.random.normal(stream(seed, step, name), (config.batch // share, gan.model.noise)), rows // share)
+        z = (noise(Stream.NOISE), noise(Stream.NOISE_AGAIN, TWICE)) if loss.diversity else (noise(Stream.NOISE),)
+        inputs = batch, z, mine(draw(stream(seed, step, Stream.AUGMENT), config.batch, reach), rows)
         grad = jax.grad(both_losses, has_aux=True)
         if parts == 1:
-            return grad(params, *rows, gamma)
-        # a part is every so manieth row, so that the rows of a device stay with it
-        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), rows)
+            return grad(params, *inputs, gamma)
+        # a part is every so manieth row, so that it is the same rows on any number of devices
+        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), inputs)
         add = lambda total, part: jax.tree.map(jnp.add, total, grad(params, *part, gamma))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, *jax.tree.map(lambda x: x[0], split), gamma))
         total, _ = jax.lax.scan(lambda total, part: (add(total, part), None), zeros, split)
         return jax.tree.map(lambda x: x / parts, total)
 
     def train_step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
-        rows = batch["image"].shape[0]
-        gamma = cosine(*loss.gamma, state.step / config.steps)
-        draws = mine(draw(stream(state.seed, state.step, Stream.AUGMENT), config.batch, reach), rows)
-        z = (noise(state, Stream.NOISE, rows, config.batch),)
-        if loss.diversity:
-            z += (noise(state, Stream.NOISE_AGAIN, rows // TWICE, config.batch // TWICE),)
-        grads, metrics = mean(gradients(state.params, (batch, z, draws), gamma))
+        grads, metrics = spread(gradients)(state.params, batch, state.seed, state.step)
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = ema_update(state.ema, params["generator"], ema_decay(config, state.step))

@@ -4,6 +4,7 @@
 # The train step looks its losses up in `dallegan.losses`; a function there may be replaced before the step is made.
 
 # %%
+import functools
 import os
 
 import jax
@@ -38,7 +39,7 @@ config = load_preset("quickstart")
 source = make_source(config)
 tokenizer = make_tokenizer(source, config)
 gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis))  # all devices
+runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))  # all devices
 state, batches = runner.init(), make_batches(make_dataset(source, tokenizer, config), config, 0)
 for i in range(STEPS):
     state, metrics = runner.step(state, runner.put(next(batches)))

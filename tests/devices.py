@@ -1,5 +1,6 @@
 """Run by test_parallel.py on eight simulated devices: the same five steps six ways; prints the largest differences as JSON."""
 
+import functools
 import json
 import sys
 
@@ -17,7 +18,7 @@ from dallegan.steps import make_train_step
 
 def run(config, devices):
     gan, adam = Gan(config.text, config.model, config.data.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), lambda axis: make_train_step(gan, adam, config, axis), devices)
+    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config), devices)
     source = make_source(config)
     batches = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
     state, losses = runner.init(), []
@@ -29,7 +30,9 @@ def run(config, devices):
     sharded = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
     moved = max(float(np.abs(a - b).max()) for a, b in zip(before, map(np.asarray, jax.tree.leaves(runner.view(state).params)), strict=True))
     assert moved > 1e-3, "a comparison of what has not moved proves nothing"
-    return jax.tree.map(np.asarray, runner.view(state).params), np.array(losses), len(sharded)
+    rows = 4 * config.batch * (2 * 256 + 4 * config.text.width + 2 * config.text.length + 192)  # what the contrastive and diversity terms compare
+    found = {"sharded": len(sharded), "collectives": runner.collectives(), "least": runner.least_collectives(), "rows": rows}
+    return jax.tree.map(np.asarray, runner.view(state).params), np.array(losses), found
 
 
 # Captions are cut short, for the unrolled GRU compiles six times here.
@@ -50,7 +53,7 @@ assert jax.device_count() == 8
 found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items()}
 reference, losses, _ = found["jit 1"]
 report = {}
-for name, (params, other, sharded) in found.items():
+for name, (params, other, about) in found.items():
     difference = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(params), strict=True))
-    report[name] = {"params": difference, "losses": float((np.abs(other - losses) / (1e-3 + np.abs(losses))).max()), "sharded": sharded}
+    report[name] = {"params": difference, "losses": float((np.abs(other - losses) / (1e-3 + np.abs(losses))).max())} | about
 json.dump(report, sys.stdout)

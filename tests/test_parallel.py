@@ -18,10 +18,22 @@ def report():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("way", ["jit 2", "jit 4", "jit 8", "pmap 8", "fsdp 2x4"])
+WAYS = ["jit 2", "jit 4", "jit 8", "pmap 8", "fsdp 2x4"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_same_numbers_on_one_device_and_on_more(report, way):
     assert report[way]["params"] < 1e-5
     assert report[way]["losses"] < 1e-4
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_parameter_and_each_gradient_travels_once(report, way):
+    given, least = report[way]["collectives"], report[way]["least"]
+    assert set(given) <= {"all-reduce", "all-gather", "reduce-scatter"}  # no picture and no feature map moves
+    for kind, spare in {"all-reduce": 500, "all-gather": report[way]["rows"], "reduce-scatter": report[way]["rows"]}.items():
+        assert least[kind] <= given.get(kind, 0) <= least[kind] + spare, kind
+    assert report["jit 1"]["collectives"] == {}
 
 
 def test_fsdp_really_shards(report):
