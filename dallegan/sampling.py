@@ -8,7 +8,9 @@ import math
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,28 +36,45 @@ DEFAULT = "storybook-32"
 Captions = Sequence[str] | str | np.ndarray  # or token ids i32[B, T], i32[T]
 
 
+class Latent(flax.struct.PyTreeNode):
+    """What the noise of pictures is made from."""
+
+    seed: Any  # u32[]
+    truncation: Any  # f32[]: the noise is scaled by it
+    caption: Any  # u32[B], the captions' marks
+    index: Any  # u32[B]: which of a caption's pictures
+
+    def noise(self, dims: int) -> jax.Array:
+        """f32[B, dims]: each picture's a function of the seed, its caption and its own index alone."""
+        key = stream(self.seed, 0, Stream.SAMPLE)
+        each = jax.vmap(lambda c, i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, c), i), (dims,)))
+        return self.truncation * each(self.caption, self.index)
+
+
+def _latent(seed: int, truncation: float, caption: np.ndarray, index: np.ndarray) -> Latent:
+    """UserError for numbers that give none."""
+    if not 0 <= seed < 2**32 or not math.isfinite(truncation):
+        raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
+    return Latent(np.uint32(seed), np.float32(truncation), caption, index.astype(np.uint32))
+
+
 def to_uint8(image: Float[Given, "*shape"]) -> UInt8[jax.Array, "*shape"]:
     """f32 in [-1, 1] -> uint8."""
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def _draw(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array) -> jax.Array:
-    return to_uint8(gan.draw(params, tokens, noise))
+def _draw(gan: Gan, params: Params, tokens: jax.Array, latent: Latent) -> jax.Array:
+    """-> uint8[B, H, W, 3]; noise and all in one program, which is compiled sooner than several."""
+    return to_uint8(gan.draw(params, tokens, latent.noise(gan.model.noise)))
 
 
 def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
     return gan.discriminate(params, to_float(image), tokens)
 
 
-def _key(seed: int, truncation: float) -> jax.Array:
-    """What all noise of a call comes from. UserError for numbers that give none."""
-    if not 0 <= seed < 2**32 or not math.isfinite(truncation):
-        raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
-    return stream(seed, 0, Stream.SAMPLE)
-
-
-def _blend(gan: Gan, params: Params, tokens: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
-    """i32[2, T], f32[2, Z], f32[B] -> uint8[B, H, W, 3]: from one caption and noise to the other."""
+def _blend(gan: Gan, params: Params, tokens: jax.Array, latent: Latent, t: jax.Array) -> jax.Array:
+    """i32[2, T], the noise of two pictures, f32[B] -> uint8[B, H, W, 3]: from one caption and noise to the other."""
+    noise = latent.noise(gan.model.noise)
     text = jax.tree.map(lambda x: x[:1], both := gan.encode(params, tokens)).between(jax.tree.map(lambda x: x[1:], both), t)
     z = slerp(noise[0], noise[1], t)
     return to_uint8(gan.decode(params, gan.generate(params, text, z), text, z))
@@ -66,12 +85,6 @@ def slerp(a: Float[Given, " Z"], b: Float[Given, " Z"], t: Float[Given, " B"]) -
     cosine = jnp.sum(a * b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), 1e-12)
     angle = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1, 1)), 1e-4)
     return (jnp.sin((1 - t[:, None]) * angle) * a + jnp.sin(t[:, None] * angle) * b) / jnp.sin(angle)
-
-
-def _noise(dims: int, key: jax.Array, caption: jax.Array, index: jax.Array) -> jax.Array:
-    """Latents f32[B, dims], each a function of its caption and its own index alone."""
-    fold = jax.vmap(lambda c, i: jax.random.fold_in(jax.random.fold_in(key, c), i))
-    return jax.vmap(lambda k: jax.random.normal(k, (dims,)))(fold(caption, index))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,23 +111,22 @@ class Model:
         if n < 1 or best_of < 1:
             raise UserError(f"n = {n}, best of {best_of}: ask for at least one picture")
         tokens = self._tokens(captions)
-        key, size = _key(seed, truncation), self.config.data.size
+        size = self.config.data.size
         held, scores = np.zeros((0, size, size, 3), np.uint8), np.zeros(0, np.float32)  # of groups not yet whole
-        for images, score in self._candidates(tokens, n * best_of, key, truncation, scored=best_of > 1):
+        for images, score in self._candidates(tokens, n * best_of, seed, truncation, scored=best_of > 1):
             held, scores = np.concatenate([held, images]), np.concatenate([scores, score])
             whole = len(held) // best_of * best_of
             best = np.argmax(scores[:whole].reshape(-1, best_of), 1) + np.arange(0, whole, best_of)
             yield held[best]
             held, scores = held[whole:], scores[whole:]
 
-    def _candidates(self, tokens: np.ndarray, n: int, key: jax.Array, truncation: float, scored: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _candidates(self, tokens: np.ndarray, n: int, seed: int, truncation: float, scored: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pictures, at most 16 at once, and the discriminator's scores of them (zeros unless `scored`)."""
         marks = self.tokenizer.marks(tokens)
         total = len(tokens) * n
         for start in range(0, total, CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
-            noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, key, marks[rows // n], (rows % n).astype(np.uint32))
-            images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], noise)
+            images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], _latent(seed, truncation, marks[rows // n], rows % n))
             score = compiled(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
             yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
 
@@ -137,11 +149,10 @@ class Model:
             raise UserError(f"frames = {frames}: ask for at least two")
         tokens = self._tokens([a, b])
         marks = self.tokenizer.marks(tokens)
-        indices = np.array([index, index + (a == b)], np.uint32)
-        noise = truncation * compiled(_noise, (0,))(self.gan.model.noise, _key(seed, truncation), marks, indices)
+        latent = _latent(seed, truncation, marks, np.array([index, index + (a == b)]))
         t = np.linspace(0, 1, frames, dtype=np.float32)
         pieces = (np.minimum(np.arange(start, start + CHUNK), frames - 1) for start in range(0, frames, CHUNK))
-        return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, noise, t[rows]) for rows in pieces])[:frames]
+        return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, latent, t[rows]) for rows in pieces])[:frames]
 
     @functools.cached_property
     def digest(self) -> str:
