@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Annotated, Any
 
+import hlo
 import tyro
 
 from dallegan.cli import parse, run
@@ -27,9 +28,8 @@ class Args:
     preset: Annotated[str, tyro.conf.Positional]
     topology: str = "v5e:16x16"  # a TPU slice as libtpu names it, or cpu:N
     fsdp: tuple[int, ...] = (1, 16, 256)
-    width: tuple[int, ...] = ()  # of the generator, the discriminator's in proportion; default: the preset's
+    width: tuple[int, ...] = ()  # of the generator, the discriminator's in proportion, in multiples of 128; default: the preset's
     batch: int = 0  # default: the preset's
-    strategy: str = "jit"
 
 
 def devices(topology: str) -> list[Any]:
@@ -70,8 +70,8 @@ def plan(config: Any, on: list[Any]) -> dict[str, Any]:
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in runner.abstract.params.items()}
     return {
         "state_gib_of_a_device": round(runner.state_bytes() / 2**30, 3), "gib_of_a_device": round(runner.memory() / 2**30, 3),
-        "tflop_of_a_device": round(runner.flops() / 1e12, 3), "collectives_mb": mb(runner.collectives()),
-        "least_collectives_mb": mb(runner.least_collectives()), "parameters_m": round(sum(count.values()) / 1e6, 1),
+        "tflop_of_a_device": round(runner.flops() / 1e12, 3), "collectives_mb": mb(hlo.collectives(runner.text())),
+        "expected_collectives_mb": mb(hlo.expected(runner)), "parameters_m": round(sum(count.values()) / 1e6, 1),
         "compile_seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
 
@@ -86,9 +86,9 @@ def main() -> None:
     config = load_preset(args.preset)
     rows, usual = [], config.model.width
     for width, fsdp in itertools.product(args.width or [usual], args.fsdp):
-        critic = tuple(n * width // usual for n in config.model.critic_widths)
+        critic = tuple(max(1, round(n * width / usual / 128)) * 128 if width != usual else n for n in config.model.critic_widths)
         model = dataclasses.replace(config.model, width=width, critic_widths=critic)
-        parallel = dataclasses.replace(config.parallel, fsdp=fsdp, precision="bfloat16", strategy=args.strategy)
+        parallel = dataclasses.replace(config.parallel, fsdp=fsdp, precision="bfloat16")
         try:
             row = plan(dataclasses.replace(config, batch=args.batch or config.batch, model=model, parallel=parallel), on)
         except UserError:

@@ -9,6 +9,8 @@ from dallegan.evaluate import table as show
 
 WITHIN = 0.5  # a run whose pictures of one caption deviate by less (mean over pixels, of 255) has collapsed within captions
 ACROSS = 10.0  # likewise, pictures of different captions; real ones deviate by about 60
+FULL = 0.9  # share of a device's memory that a step may take
+MEMORY = {"TPU v5e": 16, "TPU v4, v6e": 32, "A100 40 GB": 40, "A100, H100 80 GB": 80, "TPU v5p": 95}  # GiB of a device, as their makers state it
 HERE = pathlib.Path(__file__).parent
 Row = list[object]
 
@@ -162,10 +164,20 @@ def dryrun() -> str:
     results = read("dryrun_*.json")
     keys = ("width", "fsdp", "parameters_m", "state_gib_of_a_device", "gib_of_a_device", "tflop_of_a_device", "compile_seconds", "refused")
     mb = lambda row, name: ", ".join(f"{kind} {n:g}" for kind, n in row.get(name, {}).items())
-    about = lambda row: [*(row.get(k) for k in keys), mb(row, "collectives_mb"), mb(row, "least_collectives_mb")]
+    about = lambda row: [*(row.get(k) for k in keys), mb(row, "collectives_mb"), mb(row, "expected_collectives_mb")]
     rows = [[r["command"].split()[2], r["topology"], r["batch"], *about(row)] for r in results for row in r["rows"]]
-    head = ["preset", "slice", "batch", *(k.replace("_", " ") for k in keys), "collectives of a step, MB a device", "at least"]
+    head = ["preset", "slice", "batch", *(k.replace("_", " ") for k in keys), "arrays gathered, scattered, reduced in a step, MB", "each once"]
     return table(head, rows) + "".join(map(origin, results))
+
+
+def largest() -> str:
+    """A row a device kind: the largest of the networks compiled whose step takes at most so much of its memory."""
+    rows = [row for r in read("dryrun_large256.json") for row in r["rows"] if "refused" not in row]
+    ways = sorted({row["fsdp"] for row in rows})
+    fits = lambda gib, fsdp: max((r["parameters_m"] for r in rows if r["fsdp"] == fsdp and r["gib_of_a_device"] <= FULL * gib), default=None)
+    name = lambda millions: "none" if millions is None else f"{millions / 1000:.1f} B"
+    table_ = table(["device, GiB", *(f"fsdp {n}" for n in ways)], [[f"{kind}, {gib}", *(name(fits(gib, n)) for n in ways)] for kind, gib in MEMORY.items()])
+    return f"Of the widths above, the largest whose step is planned in at most {FULL:.0%} of the memory:\n\n" + table_
 
 
 def sizing() -> str:
@@ -191,7 +203,8 @@ def main() -> None:
         "A thousand prompts from a file": ("sample_many.json", lambda: numbers("sample_many.json")), "Data speed": ("data_speed.json", data_speed),
         "Shards made by `prepare`": ("prepare_speed.json", lambda: numbers("prepare_speed.json")),
         "Training killed and started again": ("chaos.json", lambda: numbers("chaos.json")),
-        "Compiled for slices that are not there": ("dryrun_*.json", dryrun), "What a run would take on accelerators": ("sizing.json", sizing),
+        "Compiled for slices that are not there": ("dryrun_*.json", dryrun), "Largest networks": ("dryrun_large256.json", largest),
+        "What a run would take on accelerators": ("sizing.json", sizing),
         "Do the metrics move the right way?": ("metric_sanity*.json", metric_sanity), "The judge on real pictures": ("judge.json", judge),
     }  # fmt: skip
     text = "# Results\n\nGenerated from `results/` by `python benchmarks/results.py`; do not edit. What was tried and why: `LOG.md`.\n"

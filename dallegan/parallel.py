@@ -4,10 +4,8 @@ Each device makes the gradients of its own rows; then they are averaged, once ea
 which reduced a weight's gradient once for each use of it, moved pictures between devices, and split feature maps as the weights are (benchmarks/LOG.md).
 """
 
-import collections
 import functools
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,10 +26,6 @@ Devices = Sequence[Any]  # of jax.Device
 # On CPU, XLA's YNNPACK fusions run the weight gradient of a 3×3 convolution at half the speed of its older kernels, while
 # they win for plain matrix products: benchmarks/LOG.md.
 CPU_OPTIONS: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
-
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
-COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-done)?\(")  # in HLO
-SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
 @functools.cache
@@ -96,10 +90,10 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     return jax.tree.map(one, abstract)
 
 
-def over(mesh: Mesh, shardings: Any) -> Callable[[Gradients], Gradients]:
-    """Gradients of the global batch over a mesh. Parameters split over `fsdp` are gathered before they are computed with, and their gradients scattered
-    back (ZeRO stage 3, arXiv 1910.02054; FSDP, arXiv 2304.11277)."""
-    specs, axes = jax.tree.map(lambda x: x.spec, shardings), [name for name in MESH if mesh.shape[name] > 1]
+def spread_over(mesh: Mesh, shardings: Any) -> Callable[[Gradients], Gradients]:
+    """Gradients of the global batch over a mesh. What is split over `fsdp` is gathered once, stays whole for the step, and its gradients are scattered:
+    between steps as ZeRO stage 3 (arXiv 1910.02054), within one as stage 2 ("SHARD_GRAD_OP" of FSDP, arXiv 2304.11277)."""
+    specs, axes = jax.tree.map(lambda x: x.spec, shardings), tuple(name for name in MESH if mesh.shape[name] > 1)
     split = lambda spec: spec.index("fsdp") if "fsdp" in spec else None  # the dimension that is
 
     def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
@@ -117,6 +111,7 @@ def over(mesh: Mesh, shardings: Any) -> Callable[[Gradients], Gradients]:
             return jax.tree.map(scatter, grads, specs), jax.lax.pmean(metrics, axes)
 
         one = PartitionSpec()
+        # check_vma=False: gradients of a device's own rows, as under pmap; with it, JAX itself would sum those of replicated parameters
         return jax.shard_map(local, mesh=mesh, in_specs=(specs, PartitionSpec(MESH), one, one), out_specs=(specs, one), check_vma=False)
 
     return spread
@@ -181,10 +176,9 @@ class Runner:
         if self._compiled is not None:
             return
         if self.pmap:
-            average = lambda gradients: lambda *args: jax.lax.pmean(gradients(*args), AXIS)
-            mapped = jax.pmap(self._step(AXIS, average), axis_name=AXIS, donate_argnums=0, devices=self._devices)
+            mapped = jax.pmap(self._step(AXIS), axis_name=AXIS, donate_argnums=0, devices=self._devices)
         else:
-            step = self._step(MESH, over(self.mesh, self.state_shardings.params)) if self.mesh.size > 1 else self._step()
+            step = self._step(MESH, spread_over(self.mesh, self.state_shardings.params)) if self.mesh.size > 1 else self._step()
             mapped = jax.jit(
                 step, donate_argnums=0,
                 in_shardings=(self.state_shardings, self.batch_sharding), out_shardings=(self.state_shardings, None),
@@ -202,21 +196,9 @@ class Runner:
         shard = lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
         return sum(jax.tree.leaves(jax.tree.map(shard, self.abstract, self.state_shardings)))
 
-    def collectives(self) -> dict[str, int]:
-        """Bytes that each device is given by each kind of collective in one step, once compiled."""
-        given: dict[str, int] = collections.defaultdict(int)
-        for types, kind in COLLECTIVE.findall(self._compiled.as_text()):
-            given[kind] += sum(BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in SHAPE.findall(types))
-        return dict(given)
-
-    def least_collectives(self) -> dict[str, int]:
-        """What `collectives` cannot be below: every parameter gathered once, every gradient reduced once."""
-        sizes = {True: 0, False: 0}  # of what is split, and of what is not
-        for x, s in zip(jax.tree.leaves(self.abstract.params), jax.tree.leaves(self.state_shardings.params), strict=True):
-            sizes["fsdp" in s.spec] += x.size * x.dtype.itemsize
-        shard = sizes[True] // self.mesh.shape["fsdp"]
-        reduced = (shard if self.mesh.shape["data"] > 1 else 0) + (sizes[False] if self.mesh.size > 1 else 0)
-        return {"all-gather": sizes[True], "reduce-scatter": shard, "all-reduce": reduced}
+    def text(self) -> str:
+        """The compiled program, as HLO."""
+        return self._compiled.as_text()
 
     def flops(self) -> float:
         """XLA's count of floating-point operations in one step, once compiled."""

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+import operator
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ DEFAULT = "storybook-32"
 Captions = Sequence[str] | str | np.ndarray  # or token ids i32[B, T], i32[T]
 
 
-class Latent(flax.struct.PyTreeNode):
+class Seeding(flax.struct.PyTreeNode):
     """What the noise of pictures is made from."""
 
     seed: Any  # u32[]
@@ -51,11 +52,11 @@ class Latent(flax.struct.PyTreeNode):
         return self.truncation * each(self.caption, self.index)
 
 
-def _latent(seed: int, truncation: float, caption: np.ndarray, index: np.ndarray) -> Latent:
+def _seeding(seed: int, truncation: float, caption: np.ndarray, index: Sequence[int] | np.ndarray) -> Seeding:
     """UserError for numbers that give none."""
-    if not 0 <= seed < 2**32 or not math.isfinite(truncation):
-        raise UserError(f"seed {seed}, truncation {truncation}: the seed is from 0 to 2^32 - 1, the truncation a finite number")
-    return Latent(np.uint32(seed), np.float32(truncation), caption, index.astype(np.uint32))
+    if not 0 <= seed < 2**32 or not math.isfinite(truncation) or not 0 <= min(index) <= max(index) < 2**32:
+        raise UserError(f"seed {seed}, truncation {truncation}: seed and index are from 0 to 2^32 - 1, the truncation a finite number")
+    return Seeding(np.uint32(operator.index(seed)), np.float32(truncation), caption, np.array(index, np.uint32))
 
 
 def to_uint8(image: Float[Given, "*shape"]) -> UInt8[jax.Array, "*shape"]:
@@ -63,18 +64,18 @@ def to_uint8(image: Float[Given, "*shape"]) -> UInt8[jax.Array, "*shape"]:
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def _draw(gan: Gan, params: Params, tokens: jax.Array, latent: Latent) -> jax.Array:
+def _draw(gan: Gan, params: Params, tokens: jax.Array, seeding: Seeding) -> jax.Array:
     """-> uint8[B, H, W, 3]; noise and all in one program, which is compiled sooner than several."""
-    return to_uint8(gan.draw(params, tokens, latent.noise(gan.model.noise)))
+    return to_uint8(gan.draw(params, tokens, seeding.noise(gan.model.noise)))
 
 
 def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
     return gan.discriminate(params, to_float(image), tokens)
 
 
-def _blend(gan: Gan, params: Params, tokens: jax.Array, latent: Latent, t: jax.Array) -> jax.Array:
+def _blend(gan: Gan, params: Params, tokens: jax.Array, seeding: Seeding, t: jax.Array) -> jax.Array:
     """i32[2, T], the noise of two pictures, f32[B] -> uint8[B, H, W, 3]: from one caption and noise to the other."""
-    noise = latent.noise(gan.model.noise)
+    noise = seeding.noise(gan.model.noise)
     text = jax.tree.map(lambda x: x[:1], both := gan.encode(params, tokens)).between(jax.tree.map(lambda x: x[1:], both), t)
     z = slerp(noise[0], noise[1], t)
     return to_uint8(gan.decode(params, gan.generate(params, text, z), text, z))
@@ -126,7 +127,7 @@ class Model:
         total = len(tokens) * n
         for start in range(0, total, CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
-            images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], _latent(seed, truncation, marks[rows // n], rows % n))
+            images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], _seeding(seed, truncation, marks[rows // n], rows % n))
             score = compiled(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
             yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
 
@@ -144,15 +145,15 @@ class Model:
 
     def interpolate(self, a: str, b: str, frames: int = 24, index: int = 0, seed: int = 0, truncation: float = 1.0) -> Pictures:
         """uint8[frames, H, W, 3]: the way from one caption to another, with the noise of the picture `index` of each; from a caption to itself, the way
-        from that picture to the next. The ends are what `sample` draws. UserError for an empty caption or fewer than two frames."""
+        from that picture to the next. The ends are what `sample` draws, to rounding. UserError for an empty caption or fewer than two frames."""
         if frames < 2:
             raise UserError(f"frames = {frames}: ask for at least two")
         tokens = self._tokens([a, b])
         marks = self.tokenizer.marks(tokens)
-        latent = _latent(seed, truncation, marks, np.array([index, index + (a == b)]))
+        seeding = _seeding(seed, truncation, marks, [index, index + (a == b)])
         t = np.linspace(0, 1, frames, dtype=np.float32)
         pieces = (np.minimum(np.arange(start, start + CHUNK), frames - 1) for start in range(0, frames, CHUNK))
-        return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, latent, t[rows]) for rows in pieces])[:frames]
+        return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, seeding, t[rows]) for rows in pieces])[:frames]
 
     @functools.cached_property
     def digest(self) -> str:

@@ -3,8 +3,9 @@
 The players move at the same time (simultaneous gradient descent, arXiv 1801.04406), not in turns: pictures are drawn once
 and the discriminator's forward pass serves both, which saves a fifth of the step.
 
-Losses and their gradients are computed from a device's own rows of the global batch; `parallel.py` averages them over the devices. Only what compares
-pictures with other pictures' captions needs `axis`, the name of the device axis. The update that follows is the same on any number of devices.
+Losses and their gradients are computed from a device's own rows of the global batch, then averaged over the devices, once each. `axis` names the
+devices, for that and for what needs to know of other rows: noise, which is drawn for the global batch, and the contrastive and diversity terms, which
+compare pictures. The update that follows is the same on any number of devices.
 """
 
 import math
@@ -45,10 +46,10 @@ def rows_unit(config: Config) -> int:
 
 
 def make_train_step(
-    gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: Axis = None, spread: Callable[[Gradients], Gradients] = lambda f: f
+    gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: Axis = None, spread: Callable[[Gradients], Gradients] | None = None
 ) -> Step:
-    """The step of a run. Over several devices, `spread` makes the global batch's gradients from a function of one device's rows, in which `axis`
-    names the devices."""
+    """The step of a run: of the global batch, or under `pmap` or `shard_map` of a device's rows, where `axis` names the devices. Where the step itself
+    sees the global batch on several devices, `spread` turns gradients of a device's rows into those of the batch (parallel.spread_over)."""
     loss, stride, parts = config.loss, penalty_stride(config), config.parallel.accumulate
     regularized = max(loss.gamma) > 0
     reach = int(config.data.size * loss.shift)
@@ -59,7 +60,11 @@ def make_train_step(
 
     def everywhere(tree: Any) -> Any:
         """The rows of all devices."""
-        return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), tree) if axis else tree
+        if axis is None:
+            return tree
+        # in float32: the gradients of the copies are summed on the way back
+        wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return jax.tree.map(lambda x: jax.lax.all_gather(wide(x), axis, tiled=True).astype(x.dtype), tree)
 
     def both_losses(params: Params, batch: Batch, z: tuple[jax.Array, ...], draws: Draws, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
         """The two losses' sum, whose gradient is each player's own: the other's parameters are behind a stop_gradient."""
@@ -129,7 +134,11 @@ def make_train_step(
         return jax.tree.map(lambda x: x / parts, total)
 
     def train_step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
-        grads, metrics = spread(gradients)(state.params, batch, state.seed, state.step)
+        here = state.params, batch, state.seed, state.step
+        if spread:
+            grads, metrics = spread(gradients)(*here)
+        else:
+            grads, metrics = jax.lax.pmean(gradients(*here), axis) if axis else gradients(*here)
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
         ema = ema_update(state.ema, params["generator"], ema_decay(config, state.step))

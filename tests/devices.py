@@ -1,4 +1,5 @@
-"""Run by test_parallel.py on eight simulated devices: the same five steps six ways; prints the largest differences as JSON."""
+"""Run by test_parallel.py on eight simulated devices: the same five steps in several ways; prints as JSON how far each is from one device's, and what its
+devices exchange."""
 
 import functools
 import json
@@ -6,7 +7,7 @@ import sys
 
 import jax
 import numpy as np
-from conftest import tiny
+from conftest import ROOT, tiny
 
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
@@ -14,6 +15,11 @@ from dallegan.optim import optimizer
 from dallegan.parallel import Runner
 from dallegan.state import init_state, start_from
 from dallegan.steps import make_train_step
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import hlo
+
+WHOLE, LAYOUT = 256, 8 * 8 * 3  # floats: of a picture's features, of its layout
 
 
 def run(config, devices):
@@ -30,12 +36,13 @@ def run(config, devices):
     sharded = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
     moved = max(float(np.abs(a - b).max()) for a, b in zip(before, map(np.asarray, jax.tree.leaves(runner.view(state).params)), strict=True))
     assert moved > 1e-3, "a comparison of what has not moved proves nothing"
-    rows = 4 * config.batch * (2 * 256 + 4 * config.text.width + 2 * config.text.length + 192)  # what the contrastive and diversity terms compare
-    found = {"sharded": len(sharded), "collectives": runner.collectives(), "least": runner.least_collectives(), "rows": rows}
+    # what the contrastive term compares (features of real and drawn pictures, own and false captions of both readers, their tokens), and the diversity term
+    rows = 4 * config.batch * (2 * WHOLE + 4 * config.text.width + 2 * config.text.length + LAYOUT)
+    found = {"sharded": len(sharded), "collectives": hlo.collectives(runner.text()), "expected": hlo.expected(runner), "rows": rows}
     return jax.tree.map(np.asarray, runner.view(state).params), np.array(losses), found
 
 
-# Captions are cut short, for the unrolled GRU compiles six times here.
+# Captions are cut short, for the unrolled GRU compiles many times here.
 # Adam divides a gradient by its own size: with the usual epsilon, one that is nothing but rounding would be a whole step (the
 # attention behind its LayerScale of 1e-5 has such). With an epsilon above the rounding, equal gradients give equal parameters.
 SETTINGS = {"batch": 32, "loss__diversity": 2.0, "text__length": 6, "optim__lr": (1e-2, 1e-2), "optim__lr_d": (1e-2, 1e-2), "optim__eps": 1e-2}
@@ -47,13 +54,15 @@ WAYS = {
     "jit 8": (BASE, 8),
     "pmap 8": (tiny(**SETTINGS, parallel__strategy="pmap"), 8),
     "fsdp 2x4": (tiny(**SETTINGS, parallel__fsdp=4), 8),
+    "parts 1": (tiny(**SETTINGS, parallel__accumulate=2), 1),
+    "parts 2": (tiny(**SETTINGS, parallel__accumulate=2, parallel__fsdp=2), 2),
 }
 
 assert jax.device_count() == 8
 found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items()}
-reference, losses, _ = found["jit 1"]
 report = {}
 for name, (params, other, about) in found.items():
+    reference, losses, _ = found["parts 1" if "parts" in name else "jit 1"]
     difference = max(float(np.abs(a - b).max()) for a, b in zip(jax.tree.leaves(reference), jax.tree.leaves(params), strict=True))
     report[name] = {"params": difference, "losses": float((np.abs(other - losses) / (1e-3 + np.abs(losses))).max())} | about
 json.dump(report, sys.stdout)

@@ -1,0 +1,37 @@
+"""What a compiled program makes devices exchange, read from its HLO."""
+
+import collections
+import math
+import re
+from typing import Any
+
+import jax
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\((.*)")
+SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
+GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")  # [groups,size]<=[...] or {{0,1},{2,3}}
+
+
+def collectives(text: str) -> dict[str, int]:
+    """{kind: bytes of the whole arrays that are gathered, scattered or reduced}; what stands in a loop is counted once."""
+    found: dict[str, int] = collections.defaultdict(int)
+    for types, kind, start, rest in COLLECTIVE.findall(text):
+        shapes = SHAPE.findall(types)
+        if start and kind != "all-reduce":  # the operands are named before the results
+            shapes = shapes[len(shapes) // 2 :]
+        size = sum(BYTES[name] * math.prod(int(n) for n in dims.split(",") if n) for name, dims in shapes)
+        if kind == "reduce-scatter" and (groups := GROUPS.search(rest)):
+            size *= int(groups[1] or groups[2].count(",") + 1)
+        found[kind] += size
+    return dict(found)
+
+
+def expected(runner: Any) -> dict[str, int]:
+    """What `collectives` comes to where each split parameter is gathered once, in float32, and each gradient reduced once, whichever way."""
+    sizes = {True: 0, False: 0}  # of what is split, and of what is not
+    for x, s in zip(jax.tree.leaves(runner.abstract.params), jax.tree.leaves(runner.state_shardings.params), strict=True):
+        sizes["fsdp" in s.spec] += x.size * x.dtype.itemsize
+    data, fsdp = (runner.mesh.shape[name] for name in ("data", "fsdp"))
+    reduced = (sizes[True] // fsdp if data > 1 else 0) + (sizes[False] if data * fsdp > 1 else 0)
+    return {"all-gather": sizes[True], "reduce-scatter": sizes[True], "all-reduce": reduced}
