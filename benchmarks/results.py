@@ -172,12 +172,16 @@ def dryrun() -> str:
 
 def largest() -> str:
     """A row a device kind: the largest of the networks compiled whose step takes at most so much of its memory."""
-    rows = [row for r in read("dryrun_large256.json") for row in r["rows"] if "refused" not in row]
+    (result,) = read("dryrun_large256.json")
+    rows = [row for row in result["rows"] if "refused" not in row]
     ways = sorted({row["fsdp"] for row in rows})
     fits = lambda gib, fsdp: max((r["parameters_m"] for r in rows if r["fsdp"] == fsdp and r["gib_of_a_device"] <= FULL * gib), default=None)
     name = lambda millions: "none" if millions is None else f"{millions / 1000:.1f} B"
-    table_ = table(["device, GiB", *(f"fsdp {n}" for n in ways)], [[f"{kind}, {gib}", *(name(fits(gib, n)) for n in ways)] for kind, gib in MEMORY.items()])
-    return f"Of the widths above, the largest whose step is planned in at most {FULL:.0%} of the memory:\n\n" + table_
+    about = f"on {result['topology']} at batch {result['batch']}, as XLA plans it for CPUs"
+    text = f"Of `large256`'s widths above, the largest whose step takes at most {FULL:.0%} of a device's memory, {about}:\n\n"
+    return text + table(
+        ["device, GiB", *(f"fsdp {n}" for n in ways)], [[f"{kind}, {gib}", *(name(fits(gib, n)) for n in ways)] for kind, gib in MEMORY.items()]
+    )
 
 
 def sizing() -> str:

@@ -1,6 +1,7 @@
 """Your own captioned pictures at 256 px, about 1 B parameters, for a slice of 256 TPU v5e: python train.py large256 --data.source arrayrecord:DIR
 
-Not yet run. docs/pods.md has what a chip holds of the state, and an estimate of the time; `python benchmarks/dryrun.py large256` compiles it for that slice.
+Not yet run. Compiled for 256 simulated devices, a step takes 12.8 GiB of each (of 16) with `fsdp 16` (`python benchmarks/dryrun.py large256 --topology
+cpu:256`); docs/pods.md has more, and an estimate of the time.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, ParallelConfig, TextConfig
