@@ -10,7 +10,20 @@ import jax
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8}
 COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\((.*)")
 SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
-GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})")  # [groups,size]<=[...] or {{0,1},{2,3}}
+# [groups,size]<=[...], {{0,1},{2,3}} or, from JAX 0.12 on, mesh['data'=2,'fsdp'=4] {'fsdp'}
+GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[(.*?)\] ?\{(.*?)\})")
+
+
+def members(instruction: str) -> int:
+    """Devices in a group of a collective. ValueError for a notation that is not known here."""
+    found = GROUPS.search(instruction)
+    if not found:
+        raise ValueError(f"no replica groups in {instruction[:200]}")
+    size, first, mesh, axes = found.groups()
+    if mesh is not None:
+        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", mesh)}
+        return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", axes))
+    return int(size) if size else first.count(",") + 1
 
 
 def collectives(text: str) -> dict[str, int]:
@@ -21,9 +34,7 @@ def collectives(text: str) -> dict[str, int]:
         if start and kind != "all-reduce":  # the operands are named before the results
             shapes = shapes[len(shapes) // 2 :]
         size = sum(BYTES[name] * math.prod(int(n) for n in dims.split(",") if n) for name, dims in shapes)
-        if kind == "reduce-scatter" and (groups := GROUPS.search(rest)):
-            size *= int(groups[1] or groups[2].count(",") + 1)
-        found[kind] += size
+        found[kind] += size * members(rest) if kind == "reduce-scatter" else size
     return dict(found)
 
 
