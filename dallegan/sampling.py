@@ -55,7 +55,7 @@ class Seeding(flax.struct.PyTreeNode):
 def _seeding(seed: int, truncation: float, caption: np.ndarray, index: Sequence[int] | np.ndarray) -> Seeding:
     """UserError for numbers that give none."""
     if not 0 <= seed < 2**32 or not math.isfinite(truncation) or not 0 <= min(index) <= max(index) < 2**32:
-        raise UserError(f"seed {seed}, truncation {truncation}: seed and index are from 0 to 2^32 - 1, the truncation a finite number")
+        raise UserError(f"seed {seed}, index {min(index)}, truncation {truncation}: seed and index are from 0 to 2^32 - 1, the truncation a finite number")
     return Seeding(np.uint32(operator.index(seed)), np.float32(truncation), caption, np.array(index, np.uint32))
 
 

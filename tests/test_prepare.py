@@ -166,7 +166,7 @@ def test_ctrl_c_then_two_processes_share_the_rest_and_a_third_finds_nothing_to_d
     assert (process.returncode, "the same command goes on" in error, "Traceback" in error) == (130, True, False)
     with unfinished(out):
         both = [command("one", out), command("one", out)]
-        assert [process.stdout.readline() for process in both] == ["begun\n", "begun\n"]  # none comes when all is done
+        assert [process.stdout.readline() for process in both] == ["begun\n", "begun\n"]  # while there is work left for both
     for process in both:
         text, error = process.communicate(timeout=60)
         assert (process.returncode, f"{out} is complete: 400 pictures" in text) == (0, True), error
