@@ -41,11 +41,17 @@ def fast_options() -> dict[str, Any]:
 
 
 @functools.cache
-def compiled(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
-    """`function` under jit, for a few hundred calls forward. Half optimized by LLVM on a CPU: as fast where nearly all is convolutions and
-    products, and compiled sooner (benchmarks/LOG.md)."""
+def quick_options() -> dict[str, Any]:
+    """fast_options, half optimized by LLVM where this is a CPU: for programs that run a few hundred times at most. As fast where nearly all is
+    convolutions and products, and compiled sooner (benchmarks/LOG.md)."""
     options = fast_options()
-    return jax.jit(function, static_argnums=static, compiler_options=options and options | {"xla_backend_optimization_level": 1})
+    return options and options | {"xla_backend_optimization_level": 1}
+
+
+@functools.cache
+def compiled(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
+    """`function` under jit, for a few hundred calls forward."""
+    return jax.jit(function, static_argnums=static, compiler_options=quick_options())
 
 
 def compute_dtype(config: Config) -> Any:
@@ -143,7 +149,8 @@ class Runner:
 
     def init(self) -> GanState:
         """A fresh state, made in its place on the devices."""
-        state = jax.jit(self._init, out_shardings=self.state_shardings)()
+        options = quick_options() if self._devices[0].platform == "cpu" else {}
+        state = jax.jit(self._init, out_shardings=self.state_shardings, compiler_options=options)()
         return self.place(state) if self.pmap else state
 
     def place(self, state: GanState) -> GanState:

@@ -42,7 +42,7 @@ def run(config, devices):
     return jax.tree.map(np.asarray, runner.view(state).params), np.array(losses), found
 
 
-# Captions are cut short, for the unrolled GRU compiles many times here.
+# Captions are cut short, for the GRU compiles many times here.
 # Adam divides a gradient by its own size: with the usual epsilon, one that is nothing but rounding would be a whole step (the
 # attention behind its LayerScale of 1e-5 has such). With an epsilon above the rounding, equal gradients give equal parameters.
 SETTINGS = {"batch": 32, "loss__diversity": 2.0, "text__length": 6, "optim__lr": (1e-2, 1e-2), "optim__lr_d": (1e-2, 1e-2), "optim__eps": 1e-2}

@@ -72,7 +72,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batches):
 
 
 def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
-    config = tiny(loss__shift=0.0, loss__diversity=2.0, text__length=6)  # short, for the unrolled GRU compiles four times here
+    config = tiny(loss__shift=0.0, loss__diversity=2.0, text__length=6)
     batch = {k: v if k == "image" else v[:, :6] for k, v in batches[0].items()}
     gan, plain = Gan(config.text, config.model, config.data.size), optax.sgd(1.0)
     params = jax.jit(gan.init)(stream(config.seed, 0, Stream.INIT))
