@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import math
+import operator
 import pathlib
 import sys
 import time
@@ -163,14 +164,19 @@ def train(config: Config) -> None:
 
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
-    """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape."""
+    """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless what the
+    run's network has more is residual blocks."""
     if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
         return None
     try:
         origin = load(config.init_from)
     except UserError as error:
         raise UserError(f"--init-from: {error}") from None
-    shape = [line for line in configs.conflicts(origin.config, config) if line.startswith(("text.", "model.", "data.size:")) and "vocab" not in line]
+    had, has = origin.config.model, config.model
+    deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
+    free = ("text.vocab:", *(("model.blocks:", "model.critic_blocks:") if deeper else ()))
+    differ = configs.conflicts(origin.config, config)
+    shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(free)]
     if shape:
         raise UserError(f"--init-from {config.init_from} is another network ({'; '.join(shape)}): take its settings, or start from nothing")
     return origin

@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,9 +44,21 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 
 
 def start_from(state: GanState, params: Params) -> GanState:
-    """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too."""
-    copy = lambda tree: jax.tree.map(jnp.copy, tree)  # a step donates its state, each array once
-    return state.replace(params=copy(params), ema=copy(params["generator"]))
+    """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
+
+    The network may have more residual blocks than the model: they are as they were initialized, the identity, and so are their rows of a modulation,
+    which lie behind those of the model's. Both draw, and judge, the same (Net2Net, arXiv 1511.05641).
+    """
+    trained: dict[tuple[str, ...], jax.Array] = flax.traverse_util.flatten_dict(params)
+
+    def take(path: tuple[str, ...], new: jax.Array) -> jax.Array:
+        old = trained.get(path, new)
+        # a copy: a step donates its state, each array once
+        return jnp.copy(old) if old.shape == new.shape else new.at[tuple(map(slice, old.shape))].set(old)
+
+    flat = {path: take(path, new) for path, new in flax.traverse_util.flatten_dict(state.params).items()}
+    params = flax.traverse_util.unflatten_dict(flat)
+    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params["generator"]))
 
 
 def digest(state: GanState) -> str:

@@ -156,6 +156,26 @@ def test_a_run_may_start_from_a_trained_model(finished, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_path):
+    """Same pictures and same scores, to rounding: what is added is the identity until it learns. With fewer blocks there is no start."""
+    deeper = {"model__blocks": 2, "model__critic_blocks": (2, 3)}
+    rates = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0)}
+    config = tiny(workdir=str(tmp_path / "deeper"), steps=2, init_from=str(finished), **deeper, **rates)
+    train(config)
+    small, large = dallegan.load(finished), dallegan.load(config.workdir)
+    count = [sum(x.size for x in jax.tree.leaves(m.params["discriminator"])) for m in (small, large)]
+    assert count[1] > count[0]
+    tokens, noise = small.tokenizer.encode(["a cat", "a red car"]), np.random.default_rng(0).normal(size=(2, small.gan.model.noise)).astype(np.float32)
+    images = small.gan.draw(small.params, tokens, noise)
+    assert float(np.std(images)) > 0.01
+    np.testing.assert_allclose(large.gan.draw(large.params, tokens, noise), images, atol=1e-5)
+    scores = small.gan.discriminate(small.params, images, tokens)
+    np.testing.assert_allclose(large.gan.discriminate(large.params, images, tokens), scores, atol=1e-4)
+    with pytest.raises(UserError, match=r"another network \(model.blocks: 2 -> 1; model.critic_blocks"):
+        train(tiny(workdir=str(tmp_path / "flatter"), init_from=config.workdir))
+    assert not (tmp_path / "flatter").exists()
+
+
 def test_a_model_of_another_shape_is_no_start(finished, tmp_path):
     with pytest.raises(UserError, match=r"another network \(model.width: 16 -> 32\)"):
         train(tiny(workdir=str(tmp_path / "wide"), init_from=str(finished), model__width=32))
