@@ -81,11 +81,12 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Adam for both players; schedules are fractions of the run, so they scale with its budget in images."""
+    """Adam or Muon for both players; schedules are fractions of the run, so they scale with its budget in images."""
 
     lr: tuple[float, float] = (2e-4, 5e-5)  # of encoder, generator and decoder: cosine from, to
     lr_d: tuple[float, float] = (2e-4, 5e-5)  # of the discriminator, likewise
-    fan: int = 512  # kernels of a fan-in above this move at fan / fan-in times the rate; 0: all move at the rate
+    muon: float = 0.0  # hidden kernels of the trunks move by Muon at so many times the rate; 0: all parameters by Adam
+    fan: int = 512  # Adam's kernels of a fan-in above this move at fan / fan-in times the rate; 0: all move at the rate
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run

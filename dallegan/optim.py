@@ -10,6 +10,8 @@ import optax
 
 from dallegan.config import Config
 
+HIDDEN = ("residual", "down", "subpixel")  # layers of the trunks that Muon is for: neither first nor last, neither embedding nor reader
+
 
 def cosine(start: float, end: float, progress: jax.Array | float) -> jax.Array:
     """From start to end along half a cosine."""
@@ -17,12 +19,22 @@ def cosine(start: float, end: float, progress: jax.Array | float) -> jax.Array:
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam (arXiv 1412.6980) for both players, each with its own learning rate (arXiv 1706.08500)."""
-    o = config.optim
-    players: dict[Hashable, Any] = {
-        name: optax.chain(adam(config, lr), scale_by_fan_in(o.fan)) for name, lr in (("generator", o.lr), ("discriminator", o.lr_d))
-    }
+    """Adam (arXiv 1412.6980) for both players, each with its own learning rate (arXiv 1706.08500); with `optim.muon`, Muon for their hidden kernels."""
+    players: dict[Hashable, Any] = {"generator": player(config, config.optim.lr), "discriminator": player(config, config.optim.lr_d)}
     return optax.multi_transform(players, {name: name for name in players})
+
+
+def player(config: Config, lr: tuple[float, float]) -> optax.GradientTransformation:
+    """The rule for the parameters of one player."""
+    rest = optax.chain(adam(config, lr), scale_by_fan_in(config.optim.fan))
+    if not config.optim.muon:
+        return rest
+
+    def label(path: Any, _: jax.Array) -> str:
+        *layers, name = (step.key for step in path)
+        return "hidden" if name == "kernel" and any(layer.startswith(HIDDEN) for layer in layers) else "rest"
+
+    return optax.multi_transform({"hidden": muon(config, lr), "rest": rest}, lambda params: jax.tree_util.tree_map_with_path(label, params))
 
 
 def scale_by_fan_in(fan: int) -> optax.GradientTransformation:
@@ -39,13 +51,47 @@ def scale_by_fan_in(fan: int) -> optax.GradientTransformation:
     return optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(one, updates))
 
 
+def muon(config: Config, lr: tuple[float, float]) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): each update is the gradient's average with its singular values made equal,
+    times sqrt(fan-out / fan-in) where that is above 1, so that a layer's output moves alike at any width (arXiv 2409.20325)."""
+
+    def one(update: jax.Array) -> jax.Array:
+        x = update.reshape(-1, update.shape[-1])
+        return (orthogonalize(x) * max(1.0, x.shape[1] / x.shape[0]) ** 0.5).reshape(update.shape)
+
+    rate = lambda step: config.optim.muon * learning_rate(config, lr, step)
+    # little momentum: it turns a game of simultaneous moves away from its equilibrium (arXiv 1807.04740)
+    return optax.chain(optax.ema(0.5), optax.stateless(lambda updates, _: jax.tree.map(one, updates)), optax.scale_by_learning_rate(rate))
+
+
+def orthogonalize(x_MN: jax.Array) -> jax.Array:
+    """A matrix with its singular values brought near 1 (0.7 to 1.2), by five steps of Newton and Schulz with Muon's coefficients.
+
+    As optax.contrib.scale_by_muon, but on the Gram matrix: each step multiplies X by a polynomial of XᵀX, and all of them are multiplied into one N × N
+    matrix first, a quarter of the products of a 3×3 kernel (benchmarks/LOG.md). In full float32, since a Gram matrix has the squares of the singular values.
+    """
+    if x_MN.shape[0] < x_MN.shape[1]:
+        return orthogonalize(x_MN.T).T
+    a, b, c = 3.4445, -4.775, 2.0315
+    with jax.default_matmul_precision("float32"):
+        x_MN = x_MN / (jnp.linalg.norm(x_MN) + 1e-8)  # no singular value is above 1, then
+        gram, whole = x_MN.T @ x_MN, jnp.eye(x_MN.shape[1])
+        for _ in range(5):
+            step = a * jnp.eye(x_MN.shape[1]) + b * gram + c * gram @ gram
+            gram, whole = step @ gram @ step, whole @ step
+        return x_MN @ whole
+
+
+def learning_rate(config: Config, lr: tuple[float, float], step: jax.Array) -> jax.Array:
+    """Of a step of the run: a linear rise over the warm-up, times a cosine."""
+    steps = config.steps
+    return cosine(*lr, step / steps) * jnp.minimum(1.0, (step + 1) / max(1.0, config.optim.warmup * steps))
+
+
 def adam(config: Config, lr: tuple[float, float]) -> optax.GradientTransformation:
     """Adam with the run's schedules of learning rate and β2."""
     o, steps = config.optim, config.steps
-
-    def rate(step: jax.Array) -> jax.Array:
-        p = step / steps
-        return cosine(*lr, p) * (jnp.minimum(1.0, (step + 1) / max(1.0, o.warmup * steps)))
+    rate = lambda step: learning_rate(config, lr, step)
 
     def beta2(step: jax.Array) -> jax.Array:
         return cosine(*o.beta2, step / steps / 0.2)

@@ -1,10 +1,14 @@
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 from conftest import tiny
 
-from dallegan.optim import adam, cosine, ema_decay, ema_update, optimizer
+from dallegan.optim import adam, cosine, ema_decay, ema_update, optimizer, orthogonalize
 
 
 def test_cosine_ends():
@@ -58,6 +62,44 @@ def test_players_have_their_own_rates_and_kernels_of_large_fan_in_move_less():
     params = {name: {"kernel": jnp.ones((6, 2))} for name in params}  # a fan-in below 8
     update, _ = rule.update(params, rule.init(params), params)
     np.testing.assert_allclose(update["generator"]["kernel"], -1e-2, rtol=1e-4)
+
+
+def test_muon_moves_the_hidden_kernels_and_adam_the_others():
+    config = tiny(optim__lr=(1e-2, 1e-3), optim__lr_d=(3e-2, 3e-2), optim__warmup=0.0, optim__muon=20.0, steps=4)
+    kernels = {"residual0": (3, 3, 4, 6), "down1": (40, 8), "subpixel": (1, 1, 4, 16), "stem": (3, 3, 3, 8), "head": (8, 3)}
+    side = {name: {"conv": {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}} for name, shape in kernels.items()}
+    params, hidden = {"generator": side, "discriminator": side}, ("residual0", "down1", "subpixel")
+    rule, plain = optimizer(config), optimizer(dataclasses.replace(config, optim=dataclasses.replace(config.optim, muon=0.0)))
+    reference = optax.contrib.scale_by_muon(beta=0.5, nesterov=False)
+    states = rule.init(params), plain.init(params), [reference.init(jnp.zeros((np.prod(kernels[n][:-1]), kernels[n][-1]))) for n in hidden]
+    for step in range(4):
+        gradient = jax.tree.map(lambda x, step=step: 3.0**step * jax.random.normal(jax.random.key(step + x.size), x.shape), params)
+        (update, one), (before, two), three = rule.update(gradient, states[0]), plain.update(gradient, states[1]), []
+        for i, name in enumerate(hidden):
+            matrix = lambda tree, name=name: tree[name]["conv"]["kernel"].reshape(-1, kernels[name][-1])
+            expected, new = reference.update(matrix(gradient["generator"]), states[2][i])
+            three.append(new)
+            wide = 2.0 if name == "subpixel" else 1.0  # sqrt(fan-out / fan-in), where above 1
+            for player, rate in (("generator", cosine(1e-2, 1e-3, step / 4)), ("discriminator", 3e-2)):
+                moved = matrix(update[player]) / (-20 * rate * wide)
+                np.testing.assert_allclose(moved, expected, rtol=1e-3, atol=1e-4)
+                values = np.linalg.svd(moved, compute_uv=False)
+                assert np.all((values > 0.6) & (values < 1.25)), (name, values)
+        for player, name in itertools.product(params, kernels):
+            for part in ("bias",) if name in hidden else ("bias", "kernel"):
+                np.testing.assert_array_equal(update[player][name]["conv"][part], before[player][name]["conv"][part])
+        states = one, two, three
+    moments = [x.shape for x in jax.tree.leaves(states[0]) if x.ndim > 1]
+    assert sorted(moments) == sorted(2 * [*kernels.values()]), "one moment of each kernel is kept"
+
+
+def test_what_has_no_gradient_does_not_move_by_muon():
+    """As a kernel behind one that starts at zero: no division by its own size, no amplified rounding."""
+    np.testing.assert_array_equal(orthogonalize(jnp.zeros((8, 4))), np.zeros((8, 4)))
+    thin = jnp.outer(jnp.arange(8.0), jnp.arange(4.0))  # of rank 1
+    values = np.linalg.svd(orthogonalize(thin), compute_uv=False)
+    assert 0.6 < values[0] < 1.25
+    assert np.all(values[1:] < 1e-3)
 
 
 def test_ema_halves_in_its_half_life():
