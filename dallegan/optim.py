@@ -30,11 +30,14 @@ def player(config: Config, lr: tuple[float, float]) -> optax.GradientTransformat
     if not config.optim.muon:
         return rest
 
-    def label(path: Any, _: jax.Array) -> str:
-        *layers, name = (step.key for step in path)
-        return "hidden" if name == "kernel" and any(layer.startswith(HIDDEN) for layer in layers) else "rest"
+    label = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: "hidden" if is_hidden(path) else "rest", params)
+    return optax.multi_transform({"hidden": muon(config, lr), "rest": rest}, label)
 
-    return optax.multi_transform({"hidden": muon(config, lr), "rest": rest}, lambda params: jax.tree_util.tree_map_with_path(label, params))
+
+def is_hidden(path: Any) -> bool:
+    """Whether a parameter, by its path in the tree, is a kernel of a trunk's hidden layer."""
+    *layers, name = (step.key for step in path)
+    return name == "kernel" and any(layer.startswith(HIDDEN) for layer in layers)
 
 
 def scale_by_fan_in(fan: int) -> optax.GradientTransformation:
@@ -67,8 +70,9 @@ def muon(config: Config, lr: tuple[float, float]) -> optax.GradientTransformatio
 def orthogonalize(x_MN: jax.Array) -> jax.Array:
     """A matrix with its singular values brought near 1 (0.7 to 1.2), by five steps of Newton and Schulz with Muon's coefficients.
 
-    As optax.contrib.scale_by_muon, but on the Gram matrix: each step multiplies X by a polynomial of XᵀX, and all of them are multiplied into one N × N
-    matrix first, a quarter of the products of a 3×3 kernel (benchmarks/LOG.md). In full float32, since a Gram matrix has the squares of the singular values.
+    On the Gram matrix (https://tridao.me/blog/2026/gram-newton-schulz): each step multiplies X by a polynomial of XᵀX, and all of them become one N × N
+    matrix first, at a third of the products that a 3×3 kernel takes in optax.contrib.scale_by_muon. In full float32, as a Gram matrix has the squares of the
+    singular values.
     """
     if x_MN.shape[0] < x_MN.shape[1]:
         return orthogonalize(x_MN.T).T

@@ -4,6 +4,7 @@ Each device makes the gradients of its own rows; then they are averaged, once ea
 which reduced a weight's gradient once for each use of it, moved pictures between devices, and split feature maps as the weights are (benchmarks/LOG.md).
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from dallegan.config import Config
 from dallegan.errors import UserError
 from dallegan.models.gan import Params
 from dallegan.state import GanState
-from dallegan.steps import Batch, Gradients, Metrics, Step, rows_unit
+from dallegan.steps import TWICE, Batch, Gradients, Metrics, Step, penalty_stride, rows_fit
 
 MESH = "data", "fsdp"  # the axes of the mesh
 AXIS = "data"  # pmap's
@@ -70,14 +71,15 @@ def make_mesh(config: Config, devices: Devices) -> Mesh:
 
 def check_devices(config: Config, devices: Devices | None = None) -> None:
     """Raises UserError where batch or parameters cannot be spread evenly over the devices (default: all)."""
-    n, rows = len(devices or jax.devices()), rows_unit(config)
+    n = len(devices or jax.devices())
     if config.parallel.fsdp < 1 or n % config.parallel.fsdp:
         raise UserError(f"--parallel.fsdp {config.parallel.fsdp}: must divide the {n} devices")
-    unit = n * rows
-    if config.batch % unit:
-        low = config.batch // unit * unit
-        every = f" x {rows} pictures: parts, and shares that are penalized or drawn twice" if rows > 1 else ""
-        raise UserError(f"--batch {config.batch}: must be a multiple of {unit} ({n} device{'s' * (n > 1)}{every}): {f'{low} or ' if low else ''}{low + unit}")
+    if not rows_fit(config, n):
+        most = config.batch + n * config.parallel.accumulate * penalty_stride(config) * TWICE  # between batch and this, one fits
+        fits = [batch for batch in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=batch), n)]
+        near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
+        why = f"{n} device{'s' * (n > 1)}, parts, and the shares that are penalized or drawn twice"
+        raise UserError(f"--batch {config.batch}: does not divide evenly ({why}): {' or '.join(map(str, near))}")
     if config.parallel.strategy == "pmap" and config.parallel.fsdp != 1:
         raise UserError("--parallel.fsdp needs --parallel.strategy jit: pmap keeps a whole copy of the parameters on each device")
 

@@ -8,7 +8,6 @@ devices, for that and for what needs to know of other rows: noise, which is draw
 compare pictures. The update that follows is the same on any number of devices.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -40,9 +39,12 @@ def penalty_stride(config: Config) -> int:
     return round(1 / config.loss.penalty_share)
 
 
-def rows_unit(config: Config) -> int:
-    """What the number of a device's rows must be a multiple of: in each part of a batch, a share is penalized, a share drawn twice."""
-    return config.parallel.accumulate * math.lcm(penalty_stride(config) if max(config.loss.gamma) else 1, TWICE if config.loss.diversity else 1)
+def rows_fit(config: Config, devices: int) -> bool:
+    """Whether the batch falls into parts of equally many rows on each device, of which a share can be penalized and a share drawn twice."""
+    parts, stride = config.parallel.accumulate, penalty_stride(config) if max(config.loss.gamma) else 1
+    rows = config.batch // (devices * parts)
+    even = rows > 0 and config.batch == rows * devices * parts and not (config.loss.diversity and rows % TWICE)
+    return even and rows * devices % stride == 0 and (rows % stride == 0 or stride % rows == 0)
 
 
 def make_train_step(
@@ -93,14 +95,17 @@ def make_train_step(
             loss_d += loss.contrast[0] * contrast(params, seen_real, own, other)
         r1 = r2 = jnp.zeros(())
         if regularized:
-            texts = jax.tree.map(lambda x: x[::stride], own)
+            every = min(stride, b)
+            texts = jax.tree.map(lambda x: x[::every], own)
             # one gradient over real and generated pictures together
-            images = real[::stride]
+            images = real[::every]
             if loss.r2:
-                images, texts = jnp.concatenate([images, still(fake)[::stride]]), jax.tree.map(lambda x: jnp.concatenate([x, x]), texts)
+                images, texts = jnp.concatenate([images, still(fake)[::every]]), jax.tree.map(lambda x: jnp.concatenate([x, x]), texts)
             norms = losses.gradient_penalty(lambda x: gan.score(params, gan.see(params, x), texts), images)
-            r1 = jnp.mean(norms[: b // stride])
-            r2 = jnp.mean(norms[b // stride :]) if loss.r2 else r2
+            if every < stride and axis:  # a device with fewer rows than a share has: one in so many has a picture that counts
+                norms *= (jax.lax.axis_index(axis) * b % stride == 0) * (stride / b)
+            r1 = jnp.mean(norms[: b // every])
+            r2 = jnp.mean(norms[b // every :]) if loss.r2 else r2
             loss_d += 0.5 * gamma * (r1 + r2)  # arXiv 2501.05441, eq. 3
 
         # encoder, generator and decoder; XLA merges this forward pass of the discriminator with the one above

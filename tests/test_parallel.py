@@ -6,6 +6,7 @@ import sys
 import pytest
 from conftest import ROOT, tiny
 
+from dallegan.config import load_preset
 from dallegan.errors import UserError
 from dallegan.parallel import check_devices
 
@@ -29,9 +30,10 @@ def test_same_numbers_on_one_device_and_on_more(report, way):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_each_parameter_and_each_gradient_travels_once(report, way):
-    given, expected, rows = (report[way][name] for name in ("collectives", "expected", "rows"))
+    given, expected, rows, hidden, grams = (report[way][name] for name in ("collectives", "expected", "rows", "hidden", "grams"))
     assert set(given) <= {"all-reduce", "all-gather", "reduce-scatter"}  # no picture and no feature map moves
-    for kind, spare in {"all-reduce": 500, "all-gather": rows, "reduce-scatter": rows}.items():  # 500: the metrics, the norms
+    spares = {"all-reduce": 500 + 2 * grams, "all-gather": rows + 4 * hidden, "reduce-scatter": rows}  # 500: the metrics, the norms
+    for kind, spare in spares.items():
         assert expected[kind] <= given.get(kind, 0) <= expected[kind] + spare, kind
 
 
@@ -46,12 +48,14 @@ def test_fsdp_really_shards(report):
 
 def test_uneven_batches_are_refused():
     devices = [None] * 8
-    with pytest.raises(
-        UserError, match=r"--batch 12: must be a multiple of 16 .8 devices x 2 pictures: parts, and shares that are penalized or drawn twice.: 16"
-    ):
+    with pytest.raises(UserError, match=r"--batch 12: does not divide evenly .8 devices, parts, and the shares that are penalized or drawn twice.: 8 or 16"):
         check_devices(tiny(batch=12), devices)
     with pytest.raises(UserError, match=r"--parallel.fsdp 3: must divide the 8 devices"):
         check_devices(tiny(batch=16, parallel__fsdp=3), devices)
     with pytest.raises(UserError, match=r"needs --parallel.strategy jit"):
         check_devices(tiny(batch=16, parallel__fsdp=2, parallel__strategy="pmap"), devices)
+    with pytest.raises(UserError, match=r"--batch 24: .*: 16 or 32"):
+        check_devices(tiny(batch=24, loss__penalty_share=0.125), devices)
     check_devices(tiny(batch=16), devices)
+    for count in (1, 2, 4, 8, 16, 32):
+        check_devices(load_preset("quickstart"), [None] * count)
