@@ -49,15 +49,15 @@ def start_from(state: GanState, params: Params) -> GanState:
     The network may have more residual blocks than the model: they are as they were initialized, the identity, and so are their rows of a modulation,
     which lie behind those of the model's. Both draw, and judge, the same (Net2Net, arXiv 1511.05641).
     """
-    trained: dict[tuple[str, ...], jax.Array] = flax.traverse_util.flatten_dict(params)
+    trained: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(state.params)
 
     def take(path: tuple[str, ...], new: jax.Array) -> jax.Array:
         old = trained.get(path, new)
         # a copy: a step donates its state, each array once
         return jnp.copy(old) if old.shape == new.shape else new.at[tuple(map(slice, old.shape))].set(old)
 
-    flat = {path: take(path, new) for path, new in flax.traverse_util.flatten_dict(state.params).items()}
-    params = flax.traverse_util.unflatten_dict(flat)
+    params = flax.traverse_util.unflatten_dict({path: take(path, new) for path, new in flat.items()})
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params["generator"]))
 
 
