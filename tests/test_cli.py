@@ -36,7 +36,7 @@ def empty(tmp_path):
     [
         (["quickstar"], "did you mean quickstart?"),
         (["../etc"], "no preset '../etc'"),
-        (["--batch", "6"], "--batch 6: must be a multiple of 4"),
+        (["--batch", "6"], "--batch 6: does not divide evenly"),
         (["--data.size", "40"], "--data.size 40: must be 16"),
         (["--data.source", "folder:/absent"], "no folder /absent"),
         (["--data.source", "folder:{empty}"], "no captioned pictures in"),
