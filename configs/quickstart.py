@@ -2,9 +2,9 @@
 
 python train.py
 
-2 cores of an AMD EPYC (AVX2, GEMM 150 GF/s), jax 0.10.2, 2026-11-26: 42 min 3 s, 46 images/s, compiled in 27 s. By `python -m dallegan.evaluate --n 2000`:
-every named attribute right in 89 % of `test` and 87 % of `heldout`; kind 92 %, pose 90 %, colour, size and place 99.5 % or more; Chinese 89 %, English 90
-%; KID 0.095. Weaknesses: a fine noise (precision 0.007), pictures of one prompt much alike, and cats at night are hard to see.
+2 cores of an AMD EPYC (AVX2), jax 0.10.2, 2026-11-26: 42 min 3 s, 46 images/s, compiled in 27 s. By `python -m dallegan.evaluate --n 2000`:
+every named attribute right in 89 % of `test` and 87 % of `heldout`; kind 92 %, pose 90 %, colour, size and place 99.5 % or more; Chinese 89 %, English
+90 %; KID 0.095. Weaknesses: a fine noise (precision 0.007), pictures of one prompt much alike, and cats at night are hard to see.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig

@@ -68,7 +68,7 @@ def muon(config: Config, lr: tuple[float, float]) -> optax.GradientTransformatio
 
 
 def orthogonalize(x_MN: jax.Array) -> jax.Array:
-    """A matrix with its singular values brought near 1 (0.7 to 1.2), by five steps of Newton and Schulz with Muon's coefficients.
+    """f32[M, N] -> f32[M, N]: a matrix with its singular values brought near 1 (0.7 to 1.2), by five steps of Newton and Schulz with Muon's coefficients.
 
     On the Gram matrix (https://tridao.me/blog/2026/gram-newton-schulz): each step multiplies X by a polynomial of XᵀX, and all of them become one N × N
     matrix first, at a third of the products that a 3×3 kernel takes in optax.contrib.scale_by_muon. In full float32, as a Gram matrix has the squares of the

@@ -46,8 +46,8 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 def start_from(state: GanState, params: Params) -> GanState:
     """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
 
-    The network may have more residual blocks than the model: they are as they were initialized, the identity, and so are their rows of a modulation,
-    which lie behind those of the model's. Both draw, and judge, the same (Net2Net, arXiv 1511.05641).
+    The network may have more residual blocks than the model. They stay as they were initialized, the identity, with their own columns of the modulations
+    behind the model's; so the network draws and judges as the model did (Net2Net, arXiv 1511.05641).
     """
     trained: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(state.params)
