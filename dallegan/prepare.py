@@ -243,11 +243,17 @@ def share(job: Job, workers: int) -> None:
     """Does the job with processes; this one shows how far it is. UserError where one fails."""
     context = multiprocessing.get_context("spawn")  # JAX, imported with the package, must not be forked
     made, errors = context.RawArray("q", workers), context.SimpleQueue()  # pictures of unfinished shards by worker
-    old = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C is for this process, whose end is theirs
+    # Ctrl-C is for this process, whose end is the workers': they inherit that it is blocked. Here another thread may take it meanwhile, so it is kept.
+    early: list[int] = []
+    old = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     people = [context.Process(target=crew, args=(job, made, i, errors), daemon=True) for i in range(workers)]
     for person in people:
         person.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGINT, old)
+    if early:
+        raise KeyboardInterrupt
     reached = lambda: min(job.plan["read"], job.plan["shard"] * sum(job.path(k).exists() for k in range(job.shards)) + sum(made))
     tty = sys.stderr.isatty()
     with tqdm(total=job.plan["read"], initial=reached(), unit="img", dynamic_ncols=tty, mininterval=0.5 if tty else 30, desc=job.out.name) as bar:

@@ -33,6 +33,17 @@ prepare.share = lambda job, n: (print("begun", flush=True), prepare.work(job, la
 sys.exit(cli.run(prepare.main))
 """
 
+# Ctrl-C comes as each worker is being started
+EARLY = """
+import multiprocessing.context, os, signal, sys
+from dallegan import cli, prepare
+process = multiprocessing.context.SpawnProcess
+start = process.start
+process.start = lambda self: (os.kill(os.getpid(), signal.SIGINT), start(self))
+if __name__ == "__main__":
+    sys.exit(cli.run(prepare.main))
+"""
+
 
 @pytest.fixture
 def here(monkeypatch, capsys):
@@ -53,7 +64,7 @@ def same(a, b):
 
 
 def command(code, out, *args):
-    start = ["-c", ONE] if code == "one" else ["-m", "dallegan.prepare"]
+    start = {"one": ["-c", ONE], "early": ["-c", EARLY], "real": ["-m", "dallegan.prepare"]}[code]
     return subprocess.Popen(
         [sys.executable, *start, *STORY[:1], str(out), *STORY[1:], *args],
         cwd=ROOT,
@@ -175,6 +186,12 @@ def test_ctrl_c_then_two_processes_share_the_rest_and_a_third_finds_nothing_to_d
     code, text, _ = here(*STORY[:1], out, *STORY[1:])
     assert (code, text.startswith(f"{out} was complete: 400 pictures of 16 px in 20 shards")) == (0, True)
     assert before == {p: p.stat().st_mtime_ns for p in out.iterdir()}
+
+
+def test_ctrl_c_while_the_workers_are_started_is_heard(tmp_path):
+    process = command("early", tmp_path / "out", "--workers", "2")
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, "the same command goes on" in error, "Traceback" in error) == (130, True, False)
 
 
 def test_begun_otherwise(undisturbed, tmp_path, here):
