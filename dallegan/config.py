@@ -194,6 +194,8 @@ def check(config: Config) -> None:
         raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
     if m.recipe == "dcgan" and any(c.loss.contrast):
         raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
+    if m.recipe == "dcgan" and c.optim.muon:
+        raise UserError(f"--optim.muon {c.optim.muon}: is for the trunks of --model.recipe residual, which the baseline does not have; set it to 0")
     if c.loss.diversity and not c.loss.apart:
         raise UserError("--loss.apart 0.0: must be above 0, or --loss.diversity 0")
     if c.loss.diversity and c.data.size % 8:

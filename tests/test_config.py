@@ -46,6 +46,7 @@ def test_flags_override_a_preset():
         ({"model__critic_widths": (), "model__critic_blocks": ()}, "at least one block"),
         ({"model__critic_patch": 16}, "--model.critic-patch 16"),
         ({"model__recipe": "dcgan"}, "--loss.contrast"),
+        ({"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__muon": 25.0}, "--optim.muon 25.0"),
         ({"text__width": 17, "text__heads": 1}, "--text.width 17"),
         ({"log__samples": 0}, "--log.samples 0: must be at least 1"),
         ({"optim__lr": (-1.0, 0.0)}, "--optim.lr -1.0 0.0: must be at least 0"),
