@@ -12,7 +12,7 @@ for the third (much of it beside other work; from the second's model as saved, i
 2000`: every named attribute right in 97 % of `test` and of `heldout` (95 and 93 % after the third, 84 and 82 % after the second); kind 98 %, the others
 99.3 % or more; 1,266 of 1,280 combinations; diversity within a caption 10.5 (real pictures 9.8); KID 0.036 (0.059, 0.0996). Saved with
 `dallegan.load("runs/storybook32-last").save(FOLDER)`. The first command is the quickstart of then; today's own run is a start as well (its second block
-begins as the identity) and stands further, but has not been gone on from yet.
+begins as the identity) and stands further; a run on from it is begun (benchmarks/LOG.md).
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
