@@ -90,6 +90,14 @@ def until(out, shards, process):
     assert process.poll() is None, process.communicate()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ctrl_c():
+    """A shell's background job ignores Ctrl-C, and so does what it starts: not here, where it is tested."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "story"
