@@ -54,6 +54,7 @@ class ModelConfig:
     width: int = 256  # channels of the tied upsampling block; keep >= 128
     base: int = 8  # side of the generator's feature map; the decoder doubles it up to size / patch
     patch: int = 2  # the decoder's head paints patch x patch pixels a feature
+    refine: int = 0  # channels of a residual block that corrects the painted patches; 0: none
     blocks: int = 1  # residual blocks inside the upsampling block
     tied: bool = True  # the decoder runs the generator's own upsampling block
     attention: tuple[int, ...] = (8,)  # sides of feature maps that attend to the caption's tokens

@@ -174,7 +174,7 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
         raise UserError(f"--init-from: {error}") from None
     had, has = origin.config.model, config.model
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
-    free = ("text.vocab:", *(("model.blocks:", "model.critic_blocks:") if deeper else ()))
+    free = ("text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and had.refine in (0, has.refine) else ()))
     differ = configs.conflicts(origin.config, config)
     shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(free)]
     if shape:

@@ -158,11 +158,12 @@ def test_a_run_may_start_from_a_trained_model(finished, tmp_path):
 
 def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_path):
     """Same pictures and same scores, to rounding: what is added is the identity until it learns. With fewer blocks there is no start."""
-    deeper = {"model__blocks": 2, "model__critic_blocks": (2, 3)}
+    deeper = {"model__blocks": 2, "model__critic_blocks": (2, 3), "model__refine": 8}
     rates = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0)}
     config = tiny(workdir=str(tmp_path / "deeper"), steps=2, init_from=str(finished), **deeper, **rates)
     train(config)
     small, large = dallegan.load(finished), dallegan.load(config.workdir)
+    assert jax.tree.structure(large.params["generator"]["decoder"]) != jax.tree.structure(small.params["generator"]["decoder"])
     count = [sum(x.size for x in jax.tree.leaves(m.params["discriminator"])) for m in (small, large)]
     assert count[1] > count[0]
     tokens, noise = small.tokenizer.encode(["a cat", "a red car"]), np.random.default_rng(0).normal(size=(2, small.gan.model.noise)).astype(np.float32)

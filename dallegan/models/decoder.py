@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from dallegan.config import ModelConfig
 from dallegan.models.encoder import Text
 from dallegan.models.generator import Mapping, Modulate, UpBlock
-from dallegan.models.layers import Conv3, Dtype, depth_to_space, lrelu
+from dallegan.models.layers import Conv3, Dtype, Residual, depth_to_space, he, lrelu
 
 
 class Decoder(nn.Module):
@@ -30,7 +30,30 @@ class Decoder(nn.Module):
         # a 3×3 head sees its neighbours, so that pixel patches meet without a seam
         init = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
         pixels = Conv3(3 * c.patch**2, init, self.dtype, name="head")(lrelu(x))
+        if c.refine:
+            pixels += Refine(c.refine, 3 * c.patch**2, self.dtype, name="refine")(x, pixels)
         return jnp.tanh(depth_to_space(pixels, c.patch).astype(jnp.float32))
+
+
+class Refine(nn.Module):
+    """What to add to the pixels that the head painted: their patches, and the features they were made of, through one residual block more.
+
+    A pixel of a patch is a linear map of features, which left noise at the patches' borders (benchmarks/LOG.md); capacity at the highest
+    resolution is what helps (R3GAN, arXiv 2501.05441, appendix E). At the patches' own resolution, so that convolutions stay wide.
+    Starts at zero, so that a trained model goes on where it stood.
+    """
+
+    features: int
+    channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, pixels_BHWC: jax.Array) -> jax.Array:
+        """[B, H, W, C], [B, H, W, p·p·3] -> [B, H, W, p·p·3]."""
+        h = jnp.concatenate([lrelu(x_BHWC), pixels_BHWC], -1)
+        h = nn.Conv(self.features, (1, 1), kernel_init=he(), dtype=self.dtype, name="down")(h)
+        h = Residual(self.features, 1, self.dtype, name="residual")(h)
+        return Conv3(self.channels, nn.initializers.zeros, self.dtype, name="head")(lrelu(h))
 
 
 class DcganDecoder(nn.Module):
