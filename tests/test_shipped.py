@@ -1,5 +1,8 @@
 """The model that ships draws what its card says."""
 
+import shutil
+
+import jax
 import numpy as np
 import pytest
 
@@ -21,6 +24,12 @@ def test_the_sentence_to_get_right(sentence):
     said = facts([BEAR] * 16, [Caption(sentence, SENTENCES[sentence], SAID)] * 16)
     right = Judged(load_judge(), images).right(said)
     assert np.sum(right["all"]) >= 15, {k: float(np.mean(v)) for k, v in right.items()}
+
+
+def test_its_weights_are_those_of_its_network(tmp_path):
+    """Which `load` takes for granted; of a folder elsewhere it asks."""
+    model, copy = dallegan.load(), dallegan.load(shutil.copytree(SHIPPED / DEFAULT, tmp_path / "copy"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, model.params, copy.params))
 
 
 def test_it_is_small_and_has_a_card():

@@ -23,17 +23,17 @@ def write_weights(file: pathlib.Path, params: Any) -> None:
     write_whole(file, safetensors.flax.save({name: x.astype(jnp.bfloat16) for name, x in flat.items()}, {"dallegan": str(FORMAT)}))
 
 
-def read_weights(file: pathlib.Path, expected: Any) -> Any:
+def read_weights(file: pathlib.Path, expected: Any = None) -> Any:
     """The tree in float32. UserError where the file is missing, damaged, of a newer version, or of other names, shapes and types than the tree
-    `expected`, which is seen from its header, before anything else is read."""
-    flat: dict[str, Any] = flax.traverse_util.flatten_dict(expected, sep="/")
+    `expected`, which is seen from its header, before anything else is read. Without it, whatever tree is there."""
     try:
         with safetensors.safe_open(file, "numpy") as header:
             version = (header.metadata() or {}).get("dallegan", "1")
             if version != str(FORMAT):
                 raise UserError(f"{file}: of format {version[:20]!r}, which this dallegan does not read; a newer one may: pip install -U dallegan")
             found = {name: (view.get_shape(), view.get_dtype()) for name in header.keys() for view in [header.get_slice(name)]}  # noqa: SIM118
-        check_names(file, found, flat)
+        if expected is not None:
+            check_names(file, found, flax.traverse_util.flatten_dict(expected, sep="/"))
         arrays = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file}: the weights cannot be read: {error}") from None
