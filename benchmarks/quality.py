@@ -1,8 +1,8 @@
-"""Quality against seconds: trains a preset for a wall-clock budget, schedules included, and measures what came of it.
+"""Quality against seconds: trains a preset, for a wall-clock budget if one is given (schedules included), and measures what came of it.
 
-python benchmarks/quality.py PRESET --budget SECONDS [--FIELD VALUE]... > benchmarks/results/quality_PRESET_SECONDS.json
+python benchmarks/quality.py PRESET [--budget SECONDS] [--FIELD VALUE]... > benchmarks/results/quality_PRESET_SECONDS.json
 
-The run goes to runs/quality-PRESET-SECONDS-SEED, unless --workdir says otherwise, and resumes there.
+The run goes to runs/quality-PRESET-SECONDS-SEED, unless --workdir says otherwise, and resumes there; a run of `train.py` is measured as it is.
 """
 
 import contextlib
@@ -46,13 +46,15 @@ def step_seconds(config: Config) -> float:
 
 def main() -> None:
     """Trains, measures, prints the table on stderr and JSON on stdout."""
-    args = sys.argv[1:]
-    try:
+    args, budget = sys.argv[1:], 0.0
+    if "--budget" in args:
         i = args.index("--budget")
-        budget = float(args[i + 1])
-    except (ValueError, IndexError):
-        raise UserError("--budget SECONDS is missing: python benchmarks/quality.py quickstart --budget 1200") from None
-    config = parse_config(args[:i] + args[i + 2 :], prog="quality.py")
+        try:
+            budget = float(args[i + 1])
+        except (ValueError, IndexError):
+            raise UserError("--budget: takes seconds, for example: python benchmarks/quality.py quickstart --budget 1200") from None
+        args = args[:i] + args[i + 2 :]
+    config = parse_config(args, prog="quality.py")
     preset = pathlib.Path(config.workdir).name
     workdir = pathlib.Path(f"runs/quality-{preset}-{budget:.0f}-{config.seed}" if config.workdir == f"runs/{preset}" else config.workdir)
     check(config)
@@ -60,7 +62,7 @@ def main() -> None:
         old = from_json((workdir / "config.json").read_text())
         config = dataclasses.replace(config, steps=old.steps, workdir=str(workdir), log=old.log)  # `train` refuses what else differs
     else:
-        steps = int(budget / step_seconds(config))
+        steps = int(budget / step_seconds(config)) if budget else config.steps
         every = max(1, steps * config.batch // POINTS)
         log = dataclasses.replace(config.log, evaluate=every, metrics=every, samples=4 * every, checkpoint=4 * every)
         config = dataclasses.replace(config, steps=steps, workdir=str(workdir), log=log)
