@@ -52,13 +52,13 @@ def seen(gan: Gan, params: Params, tokens: np.ndarray, noise: jax.Array) -> dict
 
 def weights(x_NHWC: np.ndarray, kernel_HWIO: jax.Array) -> np.ndarray:
     """How much each channel of x moves the output of a convolution."""
-    return np.asarray(lrelu(x_NHWC)).std((0, 1, 2)) * np.sqrt(np.sum(np.square(kernel_HWIO), (0, 1, 3)))
+    return np.asarray(lrelu(jnp.asarray(x_NHWC))).std((0, 1, 2)) * np.sqrt(np.sum(np.square(kernel_HWIO), (0, 1, 3)))
 
 
 def least_squares(x_NHWC: np.ndarray, y_NHWK: np.ndarray) -> dict[str, jax.Array]:
     """The 3×3 convolution of the leaky ReLU of x that comes nearest to y."""
     side, columns = x_NHWC.shape[1], 9 * x_NHWC.shape[-1] + 1
-    padded = np.pad(np.asarray(lrelu(x_NHWC)), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = np.pad(np.asarray(lrelu(jnp.asarray(x_NHWC))), ((0, 0), (1, 1), (1, 1), (0, 0)))
     gram, moment = np.zeros((columns, columns)), np.zeros((columns, y_NHWK.shape[-1]))
     for i in range(0, len(x_NHWC), CHUNK):
         shifted = [padded[i : i + CHUNK, dy : dy + side, dx : dx + side] for dy in range(3) for dx in range(3)]

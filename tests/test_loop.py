@@ -172,7 +172,7 @@ def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_pat
     np.testing.assert_allclose(large.gan.draw(large.params, tokens, noise), images, atol=1e-5)
     scores = small.gan.discriminate(small.params, images, tokens)
     np.testing.assert_allclose(large.gan.discriminate(large.params, images, tokens), scores, atol=1e-4)
-    with pytest.raises(UserError, match=r"another network \(model.blocks: 2 -> 1; model.critic_blocks"):
+    with pytest.raises(UserError, match=r"another network \(model.refine: 8 -> 0; model.blocks: 2 -> 1; model.critic_blocks"):
         train(tiny(workdir=str(tmp_path / "flatter"), init_from=config.workdir))
     assert not (tmp_path / "flatter").exists()
 
