@@ -3,12 +3,13 @@
 python benchmarks/prune_refine.py MODEL CHANNELS OUT
 
 Keeps the channels that weigh most in what comes out, and fits the last layer to the refinement as it was by least squares (channel
-pruning, He et al. 2017, arXiv 1707.06168, §3.2, with the magnitude in place of the LASSO). Prints how much of it is left.
+pruning, He et al. 2017, arXiv 1707.06168, with the magnitude in place of the LASSO). Prints how much of it is left.
 """
 
 import dataclasses
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +31,15 @@ CAPTIONS, CHUNK = 768, 64
 class Args:
     """Narrow a model's refinement."""
 
-    model: tyro.conf.Positional[str]
-    channels: tyro.conf.Positional[int]
-    out: tyro.conf.Positional[pathlib.Path]
+    model: tyro.conf.Positional[str]  # as of `dallegan.load`
+    channels: tyro.conf.Positional[int]  # to keep
+    out: tyro.conf.Positional[pathlib.Path]  # folder for the narrower model
+
+
+def with_refine(params: Params, refine: dict[str, Any]) -> Params:
+    """The parameters of a model with another refinement."""
+    generator = params["generator"]
+    return params | {"generator": generator | {"decoder": generator["decoder"] | {"refine": refine}}}
 
 
 def seen(gan: Gan, params: Params, tokens: np.ndarray, noise: jax.Array) -> dict[str, np.ndarray]:
@@ -72,8 +79,9 @@ def main() -> None:
     """Narrows, and writes a folder that `--init-from` takes."""
     args = parse(Args, "prune_refine.py")
     model = dallegan.load(args.model)
-    if not 0 < args.channels < model.config.model.refine:
-        raise UserError(f"{args.model} has a refinement of {model.config.model.refine} channels: name fewer, and at least one")
+    had = model.config.model.refine
+    if not 0 < args.channels < had:
+        raise UserError(f"{args.model} has {f'{had} channels: keep 1 to {had - 1}' if had > 1 else 'no refinement to narrow'}")
     source, rng = make_source(model.config, "train"), np.random.default_rng(0)
     tokens = model.tokenizer.encode([source.example(i, rng).caption for i in range(CAPTIONS)])
     noise = jax.random.normal(jax.random.key(7), (CAPTIONS, model.config.model.noise))
@@ -88,15 +96,11 @@ def main() -> None:
     }
     config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, refine=args.channels))
     gan = make_gan(config, model.tokenizer.size)
-
-    def pruned() -> Params:
-        generator = model.params["generator"]
-        return model.params | {"generator": generator | {"decoder": generator["decoder"] | {"refine": narrow}}}
-
-    narrow["head"] = {"conv": least_squares(seen(gan, pruned(), tokens, noise)["block"], whole["out"])}
-    left = 1 - np.mean((seen(gan, pruned(), tokens, noise)["out"] - whole["out"]) ** 2) / np.var(whole["out"])
-    Model(gan, pruned(), model.tokenizer, config).save(args.out)
-    print(f"{args.out}: {args.channels} of {model.config.model.refine} channels, {left:.1%} of the refinement's variance")
+    block = seen(gan, with_refine(model.params, narrow), tokens, noise)["block"]
+    params = with_refine(model.params, narrow | {"head": {"conv": least_squares(block, whole["out"])}})
+    left = 1 - np.mean((seen(gan, params, tokens, noise)["out"] - whole["out"]) ** 2) / np.var(whole["out"])
+    Model(gan, params, model.tokenizer, config).save(args.out)
+    print(f"{args.out}: {args.channels} of {had} channels, {left:.1%} of the refinement's variance")
 
 
 if __name__ == "__main__":
