@@ -54,6 +54,10 @@ class Checkpoints:
         scored = [(c.metrics["score"], c.step) for c in self._orbax.checkpoints if isinstance(c.metrics, dict)]
         return max(scored)[1] if scored else None
 
+    def chosen(self, at: str) -> int | None:
+        """The step that RUN@`at` names: "best" or a number; None for "", the newest that can be read."""
+        return self.best() if at == "best" else int(at) if at else None
+
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Begins to write the state of a step, which may be donated as soon as this returns; the write before is waited for.
 
@@ -66,7 +70,9 @@ class Checkpoints:
         try:
             response = self._orbax.save_checkpointables_async(step, {"state": state}, force=True, overwrite=step in self._damaged, metrics=metrics)
         except Exception as error:  # Orbax wraps what the file system says in errors of its own
-            self._failed(step, error)
+            failed: Future[None] = Future()
+            failed.set_exception(error)
+            self._saving = step, failed  # what was begun is told by `wait`, wherever it ended
             return
         self._damaged.discard(step)
         self._saving = step, self._thread.submit(self._finish, step, response)

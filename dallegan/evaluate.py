@@ -8,6 +8,7 @@ captions.
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import pathlib
@@ -49,6 +50,7 @@ CANDIDATES = 100  # captions that R-precision chooses from
 WITHIN = (50, 8)  # captions, and pictures of each, for the diversity within a caption
 COMBINATION = frozenset({"0.kind", "0.colour", "place"})
 ENDLESS = 10**6  # pictures, from which on a source is not shuffled
+MEMORIZABLE, BLOCK = 50_000, 4096  # most pictures of a source that copies are looked for in; those held at once
 Report = dict[str, Any]
 
 
@@ -207,7 +209,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
         if features is not None:
             seen, drawn = features.of_real(real), features.extract(fake)
             part |= distances(seen, drawn, features.frechet) | clip_scores(features, seen, drawn, captions)
-            if split == "train" and config.data.source == model.config.data.source:
+            if split == "train" and config.data.source == model.config.data.source and len(source) <= MEMORIZABLE:
                 part["memorized"] = memorized(source, drawn, features, config.data.flip)
         report[split] = part
         if not shown:
@@ -229,11 +231,15 @@ def choose(source: Source, n: int, seed: int) -> list[Example]:
 
 def memorized(source: Source, drawn: np.ndarray, features: Features, flip: bool) -> float:
     """`metrics.memorized` of drawn features among all different pictures of a folder, mirrored ones too where training mirrors."""
-    rng = np.random.default_rng(0)
-    different = {image.tobytes(): image for image in (source.example(i, rng).image for i in range(len(source)))}
-    images = np.stack(list(different.values()))
-    known = features.of_real(np.concatenate([images, images[:, :, ::-1]]) if flip else images)
-    return float(metrics.memorized(jnp.asarray(known), jnp.asarray(drawn)))
+    rng, digests, known = np.random.default_rng(0), set[bytes](), []
+    for start in range(0, len(source), BLOCK):
+        images = [source.example(i, rng).image for i in range(start, min(start + BLOCK, len(source)))]
+        new = {d: x for x in images if (d := hashlib.sha256(x.tobytes()).digest()) not in digests}
+        digests |= set(new)
+        if new:
+            different = np.stack(list(new.values()))
+            known.append(features.of_real(np.concatenate([different, different[:, :, ::-1]]) if flip else different))
+    return float(metrics.memorized(jnp.asarray(np.concatenate(known)), jnp.asarray(drawn)))
 
 
 def clip_scores(features: Features, real: np.ndarray, drawn: np.ndarray, captions: Sequence[str]) -> Report:

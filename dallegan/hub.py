@@ -1,5 +1,6 @@
 """Models to and from the Hugging Face Hub: `python -m dallegan.hub download NAME`, `python -m dallegan.hub upload DIR ORG/NAME`."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -11,6 +12,7 @@ from typing import Annotated
 import jax
 import tyro
 
+from dallegan.checkpoint import Checkpoints
 from dallegan.cli import parse, run
 from dallegan.curves import evaluated
 from dallegan.data.pipeline import make_source
@@ -18,7 +20,7 @@ from dallegan.errors import UserError
 from dallegan.files import write_whole
 from dallegan.image import grid, png
 from dallegan.remote import NEEDED, explain, fetch, hub
-from dallegan.sampling import SHIPPED, Model, load
+from dallegan.sampling import SHIPPED, Model, load, parted
 
 BEAR = "一只棕色的大熊站在雪地里", "a big brown bear standing in the snow"
 
@@ -75,7 +77,7 @@ def upload(args: Upload) -> None:
         rows = [list(images[6 * i : 6 * (i + 1)]) for i in range(len(prompts))]
         write_whole(folder / "samples.png", png(grid(rows, prompts), {"prompts": json.dumps(prompts, ensure_ascii=False), "seed": "0"}))
         try:
-            text = args.card.read_text("utf-8") if args.card else card(model, args.name, args.license, prompts, measured(args.model))
+            text = args.card.read_text("utf-8") if args.card else card(model, args.name, args.license, prompts, measured(args.model, model.config.log.keep))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {args.card}: {error}") from None
         write_whole(folder / "README.md", text)
@@ -96,13 +98,19 @@ def example_prompts(model: Model) -> list[str]:
         return list(BEAR)
 
 
-def measured(path: str) -> dict[str, float]:
-    """The last evaluation in a run's metrics.jsonl; {} where there is none."""
+def measured(path: str, keep: int) -> dict[str, float]:
+    """The last evaluation in a run's metrics.jsonl up to the checkpoint that is loaded from "RUN" or "RUN@best"; {} where there is none."""
+    name, at = parted(path)
+    run = pathlib.Path(name).expanduser()
+    if not (run / "checkpoints").is_dir():
+        return {}
+    with contextlib.closing(Checkpoints(run, keep)) as checkpoints:
+        step = checkpoints.chosen(at) or max(checkpoints.steps())
     try:
-        lines = evaluated(pathlib.Path(path.partition("@")[0]) / "metrics.jsonl")
+        lines = [line for line in evaluated(run / "metrics.jsonl") if line["step"] <= step]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {k: lines[-1][k] for k in ("images", "alignment") if k in lines[-1]} if lines else {}
+    return {k: lines[-1][k] for k in ("images", "alignment")} if lines else {}
 
 
 def card(model: Model, name: str, licence: str, prompts: list[str], scores: dict[str, float]) -> str:

@@ -30,9 +30,9 @@ from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
 from dallegan.report import write_report
-from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, from_main, is_main
+from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, all_same, from_main, is_main
 from dallegan.sampling import Model, load, make_gan
-from dallegan.state import GanState, init_state, start_from
+from dallegan.state import GanState, enlarge, init_state, start_from
 from dallegan.steps import make_train_step
 from dallegan.tokenizer import SentenceVectors, load_tokenizer
 
@@ -40,7 +40,7 @@ MAX_SKIPPED = 10  # steps in a row that may come out not finite
 REPORTED = ("d_loss", "g_loss", "r1", "r2", "match_gap", "score_real", "score_fake", "grad_norm_g", "grad_norm_d")
 
 
-class Diverged(Exception):
+class Diverged(UserError):
     """Ten steps in a row were not finite."""
 
 
@@ -57,6 +57,8 @@ def train(config: Config) -> None:
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
     source = make_source(config)
+    if not all_same(f"{len(source)} {sorted(getattr(source, 'skipped', ()))}"):
+        raise UserError(f"--data.source {config.data.source}: {len(source)} pictures here, and not the same on all processes: give every host the same data")
     origin = _origin(workdir, config)
     if config.text.encoder == "frozen":
         SentenceVectors()  # is its extra there?
@@ -81,7 +83,7 @@ def train(config: Config) -> None:
     restored = checkpoints.restore(runner.global_abstract)
     state = runner.init() if restored is None else runner.place(restored)
     if origin is not None:
-        state = runner.place(start_from(runner.view(state), origin.params))
+        state = runner.place(start_from(runner.view(state), enlarge(origin.params, config.data.size // origin.config.data.size)))
         del origin  # a copy of the parameters, whole on one device
     step = int(runner.view(state).step)
     if step >= config.steps:
@@ -130,7 +132,7 @@ def train(config: Config) -> None:
                     batch = runner.put(next(batches))
             every = config.log
             metrics_due, samples_due, checkpoint_due = (_due(step, images, config) for images in (every.metrics, every.samples, every.checkpoint))
-            evaluation_due = quick is not None and _due(step, every.evaluate, config)
+            evaluation_due = quick is not None and (_due(step, every.evaluate, config) or checkpoint_due)  # each checkpoint has its score
             stopped = stop.at(step) and step < config.steps
             if metrics_due or samples_due or evaluation_due or checkpoint_due or stopped:
                 log.add(pending)
@@ -143,7 +145,7 @@ def train(config: Config) -> None:
                     if samples_due and is_main():
                         with surviving("the sample grid"):
                             save_samples(model, source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
-            score = from_main(log.evaluated.get("alignment")) if evaluation_due and checkpoint_due else None
+            score = from_main(log.evaluated.get("alignment")) if evaluation_due else None
             if metrics_due or evaluation_due:
                 log.write(step)
             if checkpoint_due or stopped:
@@ -164,8 +166,8 @@ def train(config: Config) -> None:
 
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
-    """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless what the
-    run's network has more is residual blocks."""
+    """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless the run's
+    network has residual blocks besides, its pictures and patches are larger, or its captions longer."""
     if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
         return None
     try:
@@ -174,9 +176,14 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
         raise UserError(f"--init-from: {error}") from None
     had, has = origin.config.model, config.model
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
-    free = ("text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and had.refine in (0, has.refine) else ()))
+    free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]
+    times = config.data.size // origin.config.data.size
+    if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
+        free += ["data.size:", "model.patch:", "model.critic_patch:"]
+    if config.text.encoder == "rnn":  # which has no parameter for each position
+        free.append("text.length:")
     differ = configs.conflicts(origin.config, config)
-    shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(free)]
+    shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(tuple(free))]
     if shape:
         raise UserError(f"--init-from {config.init_from} is another network ({'; '.join(shape)}): take its settings, or start from nothing")
     return origin

@@ -37,7 +37,7 @@ def player(config: Config, lr: tuple[float, float]) -> optax.GradientTransformat
 def is_hidden(path: Any) -> bool:
     """Whether a parameter, by its path in the tree, is a kernel of a trunk's hidden layer."""
     *layers, name = (step.key for step in path)
-    return name == "kernel" and any(layer.startswith(HIDDEN) for layer in layers)
+    return name == "kernel" and "encoder" not in layers and any(layer.startswith(HIDDEN) for layer in layers)
 
 
 def scale_by_fan_in(fan: int) -> optax.GradientTransformation:

@@ -25,6 +25,7 @@ QUALITY = {"webp": {"lossless": True}, "jpeg": {"quality": 95, "subsampling": 0}
 BLOCK = 64  # prompts drawn together
 GRID_ROWS = 64  # prompts shown in the grid
 MILLISECONDS = 80  # a frame of an animation
+MOST = 4000  # characters of a prompt in a JPEG file, whose EXIF has room for 64 KB: up to 12 bytes each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Order:
 
     def info(self, model: Model, prompt: str, index: int) -> dict[str, str]:
         """What a picture is a function of; it is in its metadata."""
-        about = {"prompt": prompt, "seed": self.seed, "index": index, "truncation": self.truncation, "best_of": self.best_of, "model": model.digest}
+        said = _told(prompt) if self.format == "jpeg" else prompt
+        about = {"prompt": said, "seed": self.seed, "index": index, "truncation": self.truncation, "best_of": self.best_of, "model": model.digest}
         return {name: str(value) for name, value in about.items()}
 
 
@@ -170,6 +172,11 @@ def open_picture(path: pathlib.Path) -> np.ndarray:
 
 def _place(out: pathlib.Path, info: Mapping[str, str], order: Order) -> tuple[pathlib.Path, bool]:
     return _free(out, f"{slug(info['prompt'])}-s{info['seed']}-{info['index']}", info, order)
+
+
+def _told(prompt: str) -> str:
+    """A prompt as a JPEG file can hold it."""
+    return prompt if len(prompt) <= MOST else f"{prompt[:MOST]}... sha256 {hashlib.sha256(prompt.encode()).hexdigest()}"
 
 
 def _plain(prompt: str) -> str:

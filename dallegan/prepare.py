@@ -113,7 +113,8 @@ def work(job: Job, tick: Callable[[int], None]) -> None:
             for k in left or [job.shards]:
                 with claim(claims, k) as mine:
                     if mine and k == job.shards:
-                        finish(job)
+                        if not (job.out / "manifest.json").exists():  # another may have finished meanwhile, and put the notes away
+                            finish(job)
                     elif mine and not job.path(k).exists():
                         make(job, k, tick)
                     busy |= mine

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import faulthandler
+import hashlib
 import importlib.metadata
 import math
 import os
@@ -101,6 +102,14 @@ def is_main() -> bool:
 def all_agree(fine: bool) -> bool:
     """Whether something is so on every process. All must call it, and wait for the slowest."""
     return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
+
+
+def all_same(said: str) -> bool:
+    """Whether all processes say the same. All must call it."""
+    if jax.process_count() == 1:
+        return True
+    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(said.encode()).digest(), np.uint8))
+    return bool(np.all(digests == digests[0]))
 
 
 def from_main(value: float | None) -> float | None:

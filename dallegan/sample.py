@@ -75,7 +75,8 @@ def main() -> None:
     args = parse(Args, "sample.py")
     check(args)
     stdin = "-" in args.prompts
-    total = None if stdin else len(args.prompts) + (sum(1 for _ in lines(args.file)) if args.file else 0)
+    once = args.file is not None and args.file.exists() and not args.file.is_file()  # a pipe, which cannot be read twice
+    total = None if stdin or once else len(args.prompts) + (sum(1 for _ in lines(args.file)) if args.file else 0)
     if total == 0 and not args.interpolate:
         raise UserError(f"no prompts in {args.file}: write one a line")
     model = load(args.model)
@@ -95,7 +96,7 @@ def main() -> None:
         tell(written)
         shown += [written] * (len(shown) < GRID_ROWS * args.n)
     if not shown and not args.interpolate:
-        raise UserError("no prompts on stdin: write one a line")
+        raise UserError(f"no prompts {'on stdin' if stdin else f'in {args.file}'}: write one a line")
     if not shown:
         return
     sheet = write_grid(model, shown, args.out, order, args.size)

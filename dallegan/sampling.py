@@ -209,7 +209,7 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     if isinstance(path, str) and "://" in path:
         return load(fetch(path))
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
-    name, _, at = str(path).rpartition("@") if re.search(r"@(best|\d+)$", str(path)) and not pathlib.Path(path).exists() else (str(path), "", "")
+    name, at = parted(path)
     folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
     saved = (folder / WEIGHTS).exists()
     missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
@@ -233,6 +233,14 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     return Model(gan, {"generator": state.ema, "discriminator": state.params["discriminator"]}, tokenizer, config)
 
 
+def parted(path: str | pathlib.Path) -> tuple[str, str]:
+    """("RUN", "best") of "RUN@best", which of its checkpoints; ("RUN", "") of "RUN"."""
+    if re.search(r"@(best|\d+)$", str(path)) and not pathlib.Path(path).exists():
+        name, _, at = str(path).rpartition("@")
+        return name, at
+    return str(path), ""
+
+
 def load_state(folder: str | pathlib.Path, gan: Gan, config: Config, at: str = "") -> GanState:
     """The whole state of a run on one device: of its newest checkpoint that is intact, the "best", or that of a step. UserError where there is none."""
     from dallegan.checkpoint import Checkpoints  # and Orbax, a quarter of a second that a saved model does not need
@@ -240,8 +248,7 @@ def load_state(folder: str | pathlib.Path, gan: Gan, config: Config, at: str = "
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
     with contextlib.closing(Checkpoints(folder, config.log.keep)) as checkpoints:
-        steps = checkpoints.steps()
-        step = checkpoints.best() if at == "best" else int(at) if at else None
+        steps, step = checkpoints.steps(), checkpoints.chosen(at)
         if not steps:
             raise UserError(f"{folder} has no checkpoint yet: let train.py run until its first one")
         if at and step not in steps:

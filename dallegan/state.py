@@ -1,6 +1,7 @@
 """All that a run knows, in one pytree."""
 
 import hashlib
+import math
 from typing import Any
 
 import flax.struct
@@ -46,19 +47,48 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 def start_from(state: GanState, params: Params) -> GanState:
     """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
 
-    The network may have more residual blocks than the model. They stay as they were initialized, the identity, with their own columns of the modulations
-    behind the model's; so the network draws and judges as the model did (Net2Net, arXiv 1511.05641).
+    The network may have more residual blocks than the model, and a wider refinement. They stay as they were initialized, the identity, with their own
+    columns of the modulations behind the model's, and what the model has does not read from them; so the network draws and judges as the model did
+    (Net2Net, arXiv 1511.05641).
     """
-    trained: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
+    # on the host, since what is whole on one device cannot meet what lies on several
+    trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(state.params)
 
     def take(path: tuple[str, ...], new: jax.Array) -> jax.Array:
-        old = trained.get(path, new)
-        # a copy: a step donates its state, each array once
-        return jnp.copy(old) if old.shape == new.shape else new.at[tuple(map(slice, old.shape))].set(old)
+        old = trained.get(path)
+        if old is None or old.shape == new.shape:
+            return jnp.array(new if old is None else old)  # a copy: a step donates its state, each array once
+        grown = new.at[tuple(map(slice, old.shape))].set(old)
+        return grown if old.ndim < 2 else grown.at[..., old.shape[-2] :, : old.shape[-1]].set(0)
 
     params = flax.traverse_util.unflatten_dict({path: take(path, new) for path, new in flat.items()})
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params["generator"]))
+
+
+def enlarge(params: Params, times: int) -> Params:
+    """The parameters of the residual recipe for pictures so many times as large, in patches as many times as large: each pixel is drawn times × times, and
+    of as many pixels the discriminator judges the mean; the resolution grows as in arXiv 1710.10196, without a phase of fading in."""
+    if times == 1:
+        return params
+    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
+    painted = flat["generator", "decoder", "head", "conv", "bias"].size  # p·p·3 numbers of a patch
+
+    def spread(x: jax.Array, axis: int) -> jax.Array:
+        """[..., p·p·3, ...] -> [..., (times·p)·(times·p)·3, ...]: what a patch has of each pixel, for all pixels in its place."""
+        side, x = math.isqrt(x.shape[axis] // 3), jnp.moveaxis(x, axis, -1)
+        whole = x.reshape(*x.shape[:-1], side, side, 3).repeat(times, -3).repeat(times, -2)
+        return jnp.moveaxis(whole.reshape(*x.shape[:-1], -1), -1, axis)
+
+    for path, x in flat.items():
+        match path:
+            case ("generator", "decoder", "head", *_) | ("generator", "decoder", "refine", "head", *_):
+                flat[path] = spread(x, -1)
+            case ("generator", "decoder", "refine", "down", "kernel"):  # reads features, then patches
+                flat[path] = jnp.concatenate([x[..., :-painted, :], spread(x[..., -painted:, :], -2) / times**2], -2)
+            case ("discriminator", "discriminator", "stem", "conv", "kernel"):
+                flat[path] = spread(x, -2) / times**2
+    return flax.traverse_util.unflatten_dict(flat)
 
 
 def digest(state: GanState) -> str:

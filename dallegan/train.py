@@ -3,7 +3,7 @@
 import sys
 
 from dallegan.cli import parse_config, run
-from dallegan.loop import Diverged, train
+from dallegan.loop import train
 from dallegan.runtime import join, restart_with_huge_pages
 
 
@@ -15,13 +15,9 @@ def main() -> None:
 
 
 def command() -> int:
-    """`dallegan-train`: the exit code, 1 where the run has diverged."""
+    """`dallegan-train`: the exit code."""
     restart_with_huge_pages()
-    try:
-        return run(main)
-    except Diverged as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
+    return run(main)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ TINY = Config(
     text=TextConfig(encoder="rnn", vocab=600, length=14, width=16, layers=1, heads=2),
     model=ModelConfig(noise=8, style=16, width=16, base=4, patch=2, attention=(4,), critic_widths=(16, 16), critic_blocks=(0, 1)),
     loss=LossConfig(penalty_share=0.5),
-    optim=OptimConfig(lr=(2e-3, 2e-3), lr_d=(2e-3, 2e-3), fan=32),
+    optim=OptimConfig(lr=(2e-3, 2e-3), lr_d=(2e-3, 2e-3), muon=1.0, fan=32),
     log=LogConfig(metrics=16, samples=24, checkpoint=16),
 )
 

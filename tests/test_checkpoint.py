@@ -159,6 +159,21 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_run(small_disk):
     assert [restored(small_disk, step) for step in (1, 3)] == [1, 3]
 
 
+def test_what_cannot_even_be_begun_is_not_taken_for_saved(tmp_path, monkeypatch):
+    with opened(tmp_path) as checkpoints:
+
+        def fail(*_, **__):
+            raise OSError(116, "Stale file handle")
+
+        monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", fail)
+        checkpoints.save(1, state(1))
+        with pytest.warns(UserWarning, match="CHECKPOINT 1 COULD NOT BE WRITTEN .*Stale file handle"):
+            assert not checkpoints.wait()
+        checkpoints.save(2, state(2))  # Orbax is opened anew
+        assert checkpoints.wait()
+    assert restored(tmp_path) == 2
+
+
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk):
     """The same command ends it once there is room."""

@@ -84,6 +84,20 @@ def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, capsys):
     assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["a cat", "一只狗", "\ufffd"])
 
 
+def test_a_pipe_gives_prompts_once(tmp_path, monkeypatch, capsys):
+    """As of `--file <(head prompts.txt)`, or /dev/stdin."""
+    for text, expected in ((b"a cat\na dog\n", ["a cat", "a dog"]), (b"\n", None)):
+        reader, writer = os.pipe()
+        os.write(writer, text)
+        os.close(writer)
+        code, out, error = call(sample, ["--file", f"/dev/fd/{reader}", "--n", 1, "--json", "--out", tmp_path], monkeypatch, capsys)
+        os.close(reader)
+        if expected:
+            assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, expected)
+        else:
+            assert (code, error) == (2, f"error: no prompts in /dev/fd/{reader}: write one a line\n")
+
+
 @pytest.mark.parametrize(
     ("script", "args", "message"),
     [

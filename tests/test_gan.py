@@ -1,5 +1,6 @@
 """The claims of the design about the four parts."""
 
+import dataclasses
 import functools
 
 import jax
@@ -129,6 +130,16 @@ def test_functions_work_under_jit_vmap_and_grad():
     np.testing.assert_allclose(one, image, atol=1e-5)
     gradient = jax.jit(jax.grad(lambda z: jnp.sum(gan.draw(params, tokens, z) ** 2)))(noise)
     assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("recipe", ["residual", "dcgan"])
+def test_scores_are_not_rounded_to_bfloat16(recipe):
+    """Whose steps between scores of 16 and 32 are an eighth: losses take their differences."""
+    gan = dataclasses.replace(make(model__recipe=recipe).gan, dtype=jnp.bfloat16)
+    params, tokens = gan.init(KEY), jnp.ones((8, gan.text.length), jnp.int32)
+    scores = gan.discriminate(params, jax.random.normal(KEY, (8, 32, 32, 3)), tokens)
+    assert scores.dtype == jnp.float32
+    assert (scores.astype(jnp.bfloat16).astype(jnp.float32) != scores).any()
 
 
 def test_pictures_of_a_batch_do_not_mix():

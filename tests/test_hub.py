@@ -1,12 +1,14 @@
 """Models go to a Hub over real HTTP and come back the same; what is damaged, foreign or too new is one line."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 
 import fsspec
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -15,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dallegan
+from dallegan.checkpoint import Checkpoints
 from dallegan.config import check, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.hub import card
+from dallegan.hub import card, measured
 from dallegan.models.weights import read_weights
 from dallegan.tokenizer import Tokenizer
 
@@ -102,6 +105,17 @@ def test_the_card_says_what_it_is(model):
     text = card(model, "someone/bears", "other", ["一只熊"], {"alignment": 0.5, "images": 12345})
     for said in ("language: [en, zh]", 'sample(["一只熊"]', "16×16 pixels", "0.500 after 12,345 pictures", model.digest):
         assert said in text
+
+
+def test_the_card_has_the_figure_of_the_checkpoint_that_is_loaded(tmp_path):
+    with contextlib.closing(Checkpoints(tmp_path, 1, writer=True)) as checkpoints:
+        for step, score in ((2, 0.5), (4, 0.25)):
+            checkpoints.save(step, {"w": jnp.zeros(3)}, score)
+    lines = [{"step": step, "images": 8 * step, "images_per_second": 1.0, "alignment": x} for step, x in ((2, 0.5), (3, 0.75), (4, 0.25), (5, 1.0))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert measured(str(tmp_path), 1) == {"images": 32, "alignment": 0.25}
+    assert measured(f"{tmp_path}@best", 1) == measured(f"{tmp_path}@2", 1) == {"images": 16, "alignment": 0.5}
+    assert measured(str(tmp_path / "absent"), 1) == {}
 
 
 def rewrite(folder, tmp_path, config=None, weights=None, metadata=None, **tensors):

@@ -22,6 +22,9 @@ from dallegan import loop
 from dallegan.config import to_json
 from dallegan.errors import UserError
 from dallegan.loop import Diverged, train
+from dallegan.optim import optimizer
+from dallegan.sampling import Model, make_gan
+from dallegan.state import enlarge, init_state, start_from
 from dallegan.steps import make_train_step
 
 
@@ -175,6 +178,33 @@ def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_pat
     with pytest.raises(UserError, match=r"another network \(model.refine: 8 -> 0; model.blocks: 2 -> 1; model.critic_blocks"):
         train(tiny(workdir=str(tmp_path / "flatter"), init_from=config.workdir))
     assert not (tmp_path / "flatter").exists()
+
+
+def test_larger_pictures_start_where_the_model_stood(finished, tmp_path):
+    """In larger patches: each pixel is drawn four times, and of four pixels the discriminator sees the mean. The refinement may be new, the same or wider,
+    and a GRU's captions longer."""
+    rates, larger = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0)}, {"data__size": 32, "model__patch": 4, "model__critic_patch": 8, "text__length": 18}
+    config = tiny(workdir=str(tmp_path / "large"), steps=2, init_from=str(finished), model__refine=8, **larger, **rates)
+    train(config)
+    pairs, plain = [(dallegan.load(finished), dallegan.load(config.workdir))], dallegan.load(finished)
+    for had, has in ((0, 0), (8, 8), (8, 12)):
+        small, large = (tiny(model__refine=refine, **changes) for refine, changes in ((had, {}), (has, larger)))
+        gans = [make_gan(c, plain.tokenizer.size) for c in (small, large)]
+        params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), jax.jit(gans[0].init)(jax.random.key(0)))
+        state = start_from(jax.jit(lambda gan=gans[1], c=large: init_state(gan, optimizer(c), c))(), enlarge(params, 2))
+        pairs.append((Model(gans[0], params, plain.tokenizer, small), Model(gans[1], state.params, plain.tokenizer, large)))
+    for small, large in pairs:
+        tokens, rng = small.tokenizer.encode(["a cat", "a red car"]), np.random.default_rng(0)
+        noise = rng.normal(size=(2, small.gan.model.noise)).astype(np.float32)
+        images = small.gan.draw(small.params, tokens, noise)
+        assert float(np.std(images)) > 0.01
+        np.testing.assert_allclose(large.gan.draw(large.params, tokens, noise), np.repeat(np.repeat(images, 2, 1), 2, 2), atol=1e-4)
+        images = rng.uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+        scores = small.gan.discriminate(small.params, images.reshape(2, 16, 2, 16, 2, 3).mean((2, 4)), tokens)
+        np.testing.assert_allclose(large.gan.discriminate(large.params, images, tokens), scores, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"another network \(data.size: 16 -> 32; model.patch: 2 -> 4\)"):
+        train(tiny(workdir=str(tmp_path / "seen"), init_from=str(finished), data__size=32, model__patch=4))
+    assert not (tmp_path / "seen").exists()
 
 
 def test_a_model_of_another_shape_is_no_start(finished, tmp_path):

@@ -8,7 +8,8 @@ import optax
 import optax.contrib
 from conftest import tiny
 
-from dallegan.optim import adam, cosine, ema_decay, ema_update, optimizer, orthogonalize
+from dallegan.models.gan import Gan
+from dallegan.optim import adam, cosine, ema_decay, ema_update, is_hidden, optimizer, orthogonalize
 
 
 def test_cosine_ends():
@@ -91,6 +92,14 @@ def test_muon_moves_the_hidden_kernels_and_adam_the_others():
         states = one, two, three
     moments = [x.shape for x in jax.tree.leaves(states[0]) if x.ndim > 1]
     assert sorted(moments) == sorted(2 * [*kernels.values()]), "one moment of each kernel is kept"
+
+
+def test_the_trunks_and_no_other_layers_are_hidden():
+    config = tiny(text__encoder="transformer")
+    shapes = jax.eval_shape(Gan(config.text, config.model, 32).init, jax.random.key(0))
+    layers = {(path[0].key, *(step.key for step in path[1:-1])) for path, _ in jax.tree.leaves_with_path(shapes) if is_hidden(path)}
+    assert {path[1:2] for path in layers} == {("up",), ("discriminator",)}
+    assert ("generator", "up", "subpixel") in layers
 
 
 def test_what_has_no_gradient_does_not_move_by_muon():

@@ -35,6 +35,17 @@ def test_pictures_say_what_they_are(model, tmp_path, form):
     assert apart.mean() < 8 if form == "jpeg" else not apart.any()
 
 
+@pytest.mark.filterwarnings("ignore:caption of")
+def test_a_jpeg_has_room_for_any_prompts(model, tmp_path):
+    long = ["熊" * 200 + str(i) for i in range(64)]
+    written = [w for p in (["😀" * 9000], long) for w in draw(model, p, tmp_path, n=1, format="jpeg")]
+    sheet = write_grid(model, written[1:], tmp_path, Order(n=1, format="jpeg"), 16)
+    assert "sha256" in read_info(sheet)["prompt"]
+    assert read_info(written[1].path)["prompt"] == long[0]
+    assert write_grid(model, written[1:], tmp_path, Order(n=1, format="jpeg"), 16) == sheet
+    assert not any(w.new for w in draw(model, ["😀" * 9000], tmp_path, n=1, format="jpeg"))
+
+
 def test_what_is_there_is_not_drawn_again(model, tmp_path, monkeypatch):
     """A command that was stopped goes on, and one that is done has nothing to do."""
     first = draw(model, [BEAR], tmp_path)

@@ -15,7 +15,7 @@ from dallegan.rng import Stream, stream
 from dallegan.state import init_state
 from dallegan.steps import TWICE, make_train_step
 
-DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__beta1": 0.5, "loss__gamma": (0.0, 0.0)}
+DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__beta1": 0.5, "optim__muon": 0.0, "loss__gamma": (0.0, 0.0)}
 
 
 def build(**changes):

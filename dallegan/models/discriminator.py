@@ -38,7 +38,7 @@ class Discriminator(nn.Module):
 
     def setup(self) -> None:
         dense = lambda n, init=None: nn.Dense(n, kernel_init=init or nn.initializers.lecun_normal(), dtype=self.dtype)
-        self.whole, self.head = dense(self.features, he()), dense(1)
+        self.whole, self.head = dense(self.features, he()), nn.Dense(1)  # scores are float32, as are the sums that they are made of
         self.project = dense(self.features)
         self.key, self.value, self.region = (nn.Dense(self.region_features, use_bias=False, dtype=self.dtype) for _ in range(3))
 
@@ -67,13 +67,14 @@ class Discriminator(nn.Module):
         """f32[B]: realism, plus <projected sentence, whole> (arXiv 1802.05637, eq. 3), plus each token against the regions it
         attends to (arXiv 1711.10485, eq. 7-9)."""
         realism = self.head(seen.whole)[:, 0]
-        sentence = self.scale * jnp.sum(self.project(text.sentence) * seen.whole, -1)
+        wide = lambda x: x.astype(jnp.float32)
+        sentence = self.scale * jnp.sum(wide(self.project(text.sentence)) * seen.whole, -1)
         temperature = math.sqrt(self.region_features)
         logits = jnp.einsum("btr,bnr->btn", self.key(text.tokens), seen.regions).astype(jnp.float32) / temperature
         context = jnp.einsum("btn,bnr->btr", jax.nn.softmax(logits).astype(self.dtype), seen.regions)
-        words = jnp.sum(self.value(text.tokens) * context, -1) / temperature
+        words = jnp.sum(wide(self.value(text.tokens)) * context, -1) / temperature
         words = jnp.sum(words * text.mask, 1) / jnp.sum(text.mask, 1)
-        return realism.astype(jnp.float32) + sentence.astype(jnp.float32) + words.astype(jnp.float32)
+        return realism + sentence + words
 
     def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
         """f32[B, K]: the sentence term of `score`, every picture with every sentence."""
@@ -90,7 +91,7 @@ class DcganDiscriminator(nn.Module):
         normal = nn.initializers.normal(0.02)
         self.sentence = nn.Dense(128, kernel_init=normal, dtype=self.dtype)
         self.join = nn.Conv(self.channels * 4, (1, 1), kernel_init=normal, dtype=self.dtype)
-        self.head = nn.Dense(1, kernel_init=normal, dtype=self.dtype)
+        self.head = nn.Dense(1, kernel_init=normal)  # scores are float32
 
     @nn.compact
     def see(self, image_BHWC: jax.Array) -> Seen:
@@ -107,4 +108,4 @@ class DcganDiscriminator(nn.Module):
         words = lrelu(self.sentence(text.sentence))[:, None]
         x = jnp.concatenate([seen.regions, jnp.broadcast_to(words, (*seen.regions.shape[:2], words.shape[-1]))], -1)
         x = lrelu(self.join(x.reshape(-1, 4, 4, x.shape[-1])))
-        return self.head(x.reshape(x.shape[0], -1))[:, 0].astype(jnp.float32)
+        return self.head(x.reshape(x.shape[0], -1))[:, 0]

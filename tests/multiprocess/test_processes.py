@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import final, tiny
+from PIL import Image
 
 from dallegan.config import to_json
 
@@ -27,15 +28,16 @@ def free_port():
         return s.getsockname()[1]
 
 
-def launch(workdir, processes, faults=None, **changes):
-    """Starts a run's processes, `DEVICES` devices in all; `faults`: {process: (what, step)}.
+def launch(workdir, processes, faults=None, own=None, **changes):
+    """Starts a run's processes, `DEVICES` devices in all; `faults`: {process: (what, step)}, `own`: {process: settings of its own}.
 
     XLA on a CPU adds up a product in as many parts as it has threads: as many in each process, for equal bits.
     """
     env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(DEVICES)}
     address, started = f"localhost:{free_port()}", []
     for i in range(processes):
-        config = tiny(**SETTINGS | changes, workdir=str(workdir), parallel__coordinator=address, parallel__processes=processes, parallel__process=i)
+        settings = SETTINGS | changes | (own or {}).get(i, {})
+        config = tiny(**settings, workdir=str(workdir), parallel__coordinator=address, parallel__processes=processes, parallel__process=i)
         file = workdir.parent / f"{workdir.name}-{i}.json"
         file.write_text(to_json(config))
         command = [sys.executable, str(WORKER), str(file), *map(str, (faults or {}).get(i, ()))]
@@ -68,6 +70,31 @@ def test_as_many_processes_as_one_likes(alone, tmp_path, processes):
     assert final(tmp_path / "run") == final(alone)
     read = lambda workdir: [{k: v for k, v in json.loads(line).items() if "loss" in k or k == "step"} for line in (workdir / "metrics.jsonl").open()]
     assert read(tmp_path / "run") == read(alone)
+
+
+def test_a_larger_network_starts_from_a_run(alone, tmp_path):
+    """Whose parameters were restored to one device, where the new run's lie on four, of one process or of two."""
+    ends = [final(alone)]
+    for processes in (1, 2):
+        workdir = tmp_path / f"of-{processes}"
+        assert [code for code, _ in finish(launch(workdir, processes, init_from=str(alone), model__blocks=2, steps=2))] == [0] * processes
+        ends.append(final(workdir))
+    assert ends[1] == ends[2] != ends[0]
+
+
+@pytest.mark.slow
+def test_hosts_with_other_data_are_told(tmp_path):
+    own = {}
+    for i, names in enumerate(("ab", "abc")):
+        (tmp_path / names).mkdir()
+        for name in names:
+            Image.new("RGB", (16, 16), (ord(name), 0, 0)).save(tmp_path / names / f"{name}.png")
+            (tmp_path / names / f"{name}.txt").write_text("a cat")
+        own[i] = {"data__source": f"folder:{tmp_path / names}"}
+    ends = finish(launch(tmp_path / "run", 2, own=own))
+    assert [code for code, _ in ends] == [2, 2], ends
+    assert "3 pictures here, and not the same on all processes" in ends[1][1]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
