@@ -1,4 +1,4 @@
-"""The model that ships, `storybook-32`: the built-in storybook at 32 px, one object a scene, on from a quickstart run. A 2-core CPU.
+"""`storybook-32`, which ships: the built-in storybook at 32 px, one object a scene, on from a quickstart run. A 2-core CPU.
 
 python train.py quickstart --steps 1896 --model.blocks 2 --loss.penalty-share 0.25 --loss.gamma 1 0.1 --optim.muon 0 --optim.ema 0.06 \\
     --optim.lr 5e-4 1e-5 --optim.lr-d 1e-3 3e-5 && python train.py storybook32
@@ -8,7 +8,7 @@ python train.py storybook32 --init-from runs/storybook32-more --workdir runs/sto
     --loss.gamma 0.2 0.05 --loss.penalty-share 0.125 --loss.diversity 1 --optim.lr 4e-4 1e-5 --optim.lr-d 4e-4 1e-5
 python train.py storybook32 --init-from runs/storybook32-last --workdir runs/storybook32-refined --seed 4 --steps 3200 --optim.muon 25 \\
     --model.refine 128 --loss.gamma 0.1 0.05 --loss.penalty-share 0.125 --loss.diversity 1 --optim.lr 5e-4 1e-5 --optim.lr-d 4e-4 1e-5
-python benchmarks/prune_refine.py runs/storybook32-refined 64 runs/storybook32-narrow
+python benchmarks/prune.py runs/storybook32-refined runs/storybook32-narrow --refine 64
 python train.py storybook32 --init-from runs/storybook32-narrow --workdir runs/storybook32-end --seed 5 --steps 2200 --optim.muon 25 \\
     --model.refine 64 --loss.gamma 0.05 0.05 --loss.penalty-share 0.125 --loss.diversity 1 --optim.lr 4e-4 1e-5 --optim.lr-d 4e-4 1e-5
 
