@@ -151,6 +151,13 @@ def data_speed() -> str:
     return table(["source", measured.replace("_", " ").replace("images per second", "images/s")], result[measured].items()) + origin(result)
 
 
+def grown() -> str:
+    """A row a set of pictures."""
+    (result,) = read("grown.json")
+    keys = list(next(iter(result["rows"].values())))
+    return table([f"of {result['n']:,} captions", *keys], ([k, *v.values()] for k, v in result["rows"].items())) + origin(result)
+
+
 def numbers(pattern: str) -> str:
     """All plain numbers of a result, a row each."""
     (result,) = read(pattern)
@@ -201,6 +208,7 @@ def main() -> None:
     sections = {
         "Models": ("evaluate_*.json", evaluation), "Training speed": ("train_speed*.json", train_speed),
         "Alignment by `--best-of`": ("best_of*.json", best_of),
+        "From 32 to 64 pixels": ("grown.json", grown),
         "Quality for equal seconds": ("quality*.json", quality),
         "Ablation of quickstart": ("stability.jsonl", ablation), "Stability": ("stability.jsonl", stability),
         "Sampling speed": ("sample_speed*.json", sample_speed),

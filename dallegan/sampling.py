@@ -33,7 +33,7 @@ from dallegan.tokenizer import Tokenizer, load_tokenizer
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
 WEIGHTS = "model.safetensors"
 SHIPPED = pathlib.Path(__file__).parent / "assets"  # NAME/: a model that comes with the package
-DEFAULT = "storybook-32"
+DEFAULT = "storybook-64"
 Captions = Sequence[str] | str | np.ndarray  # or token ids i32[B, T], i32[T]
 
 

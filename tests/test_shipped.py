@@ -1,4 +1,4 @@
-"""The model that ships draws what its card says."""
+"""The models that ship draw what their cards say."""
 
 import shutil
 
@@ -14,27 +14,36 @@ from dallegan.sampling import DEFAULT, SHIPPED
 
 BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))
 SAID = frozenset({"0.kind", "0.colour", "0.size", "0.pose", "place"})
+NAMES = ["storybook-32", "storybook-64"]
 SENTENCES = {"一只棕色的大熊站在雪地里": "zh", "a big brown bear standing in the snow": "en"}
 
 
+def test_the_default_is_one_of_them():
+    assert DEFAULT in NAMES
+    assert {file.parent.name for file in SHIPPED.glob("*/config.json")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("sentence", SENTENCES)
-def test_the_sentence_to_get_right(sentence):
-    images = dallegan.load().sample(sentence, n=16)
+def test_the_sentence_to_get_right(name, sentence):
+    images = dallegan.load(name).sample(sentence, n=16)
     assert len({image.tobytes() for image in images}) == 16
     said = facts([BEAR] * 16, [Caption(sentence, SENTENCES[sentence], SAID)] * 16)
     right = Judged(load_judge(), images).right(said)
     assert np.sum(right["all"]) >= 15, {k: float(np.mean(v)) for k, v in right.items()}
 
 
-def test_its_weights_are_those_of_its_network(tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_its_weights_are_those_of_its_network(name, tmp_path):
     """Which `load` takes for granted; of a folder elsewhere it asks."""
-    model, copy = dallegan.load(), dallegan.load(shutil.copytree(SHIPPED / DEFAULT, tmp_path / "copy"))
+    model, copy = dallegan.load(name), dallegan.load(shutil.copytree(SHIPPED / name, tmp_path / "copy"))
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, copy.params))
 
 
-def test_it_is_small_and_has_a_card():
-    files = {path.name: path.stat().st_size for path in (SHIPPED / DEFAULT).iterdir()}
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_and_has_a_card(name):
+    files = {path.name: path.stat().st_size for path in (SHIPPED / name).iterdir()}
     assert set(files) == {"README.md", "config.json", "model.safetensors", "tokenizer.model"}
     assert files["model.safetensors"] <= 16 * 2**20
-    card = (SHIPPED / DEFAULT / "README.md").read_text()
+    card = (SHIPPED / name / "README.md").read_text()
     assert all(word in card for word in ("license: apache-2.0", "## Limits", "python train.py"))
