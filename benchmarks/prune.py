@@ -126,7 +126,7 @@ def narrow_style(model: Model, features: int, tokens: np.ndarray, noise: jax.Arr
             flat[*path, "kernel"], flat[*path, "bias"] = jnp.asarray(part[:-1]), jnp.asarray(part[-1])
         return x @ fitted
 
-    relu = lambda x: np.where(x > 0, x, 0.2 * x)
+    relu = lambda x: np.asarray(lrelu(x))
     read = lambda paths, x: np.concatenate([x @ flat[*path, "kernel"] + flat[*path, "bias"] for path in paths], 1)
     wanted = read(readers, w_NS)
     w_NS = relu(narrow(first, relu(h_NS), [last], read([last], relu(h_NS))))
