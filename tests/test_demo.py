@@ -125,9 +125,10 @@ def test_a_visitor_types_the_sentence_and_sees_a_bear(address):
         expect(pictures).to_have_count(4, timeout=60_000)
         expect(page.locator("#took")).to_contain_text("4 drawn in")
         seen = [Image.open(io.BytesIO(urllib.request.urlopen(pictures.nth(i).get_attribute("src")).read())) for i in range(4)]
-        np.testing.assert_array_equal([np.asarray(x.convert("RGB")) for x in seen], dallegan.load().sample(PROMPT, n=4))
+        drawn = dallegan.load().sample(PROMPT, n=4)
+        np.testing.assert_array_equal([np.asarray(x.convert("RGB")) for x in seen], drawn)
         assert seen[0].text["prompt"] == PROMPT
-        page.wait_for_function("[...document.querySelectorAll('#gallery img')].every(x => x.complete && x.naturalWidth == 32)")
+        page.wait_for_function("w => [...document.querySelectorAll('#gallery img')].every(x => x.complete && x.naturalWidth == w)", arg=drawn.shape[2])
         if "SCREENSHOT" in os.environ:
             page.screenshot(path=os.environ["SCREENSHOT"])
 
