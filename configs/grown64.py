@@ -1,4 +1,4 @@
-"""The default model that ships, `storybook-64`: `storybook-32` grown to 64 px, in patches twice as large. A 2-core CPU.
+"""`storybook-32` grown to 64 px, in patches twice as large; `detail64` makes of it what ships. A 2-core CPU.
 
 python benchmarks/prune.py storybook-32 runs/narrow --style 192 && python train.py grown64
 
@@ -6,7 +6,7 @@ python benchmarks/prune.py storybook-32 runs/narrow --style 192 && python train.
 `python -m dallegan.evaluate --n 2000`: every named attribute right in 99.1 % of `test` and 99.2 % of `heldout` (98.8 and 99.0 % before, at 32 px); object
 99.5 %, the others 99.6 % or more; 1,272 of 1,280 combinations; KID 0.121, precision 0.003, recall 0.042: a pattern of dots where real pictures are flat. Shrunk
 to 32 px KID 0.018, recall 0.81, as `storybook-32`. The style vector is narrowed because all of it and the refinement are more than the 16 MiB that the weights
-have in the package. Saved with `dallegan.load("runs/grown64").save(FOLDER)`.
+have in the package.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig

@@ -47,9 +47,9 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 def start_from(state: GanState, params: Params) -> GanState:
     """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
 
-    The network may have more residual blocks than the model, and a wider refinement. They stay as they were initialized, the identity, with their own
-    columns of the modulations behind the model's, and what the model has does not read from them; so the network draws and judges as the model did
-    (Net2Net, arXiv 1511.05641).
+    The network may have more residual blocks than the model, a wider refinement, and a stage of detail that the model lacks. They stay as they were
+    initialized, the identity, with their own columns of the modulations behind the model's, and what the model has does not read from them; so the network
+    draws and judges as the model did (Net2Net, arXiv 1511.05641).
     """
     # on the host, since what is whole on one device cannot meet what lies on several
     trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}
@@ -82,11 +82,11 @@ def enlarge(params: Params, times: int) -> Params:
 
     for path, x in flat.items():
         match path:
-            case ("generator", "decoder", "head", *_) | ("generator", "decoder", "refine", "head", *_):
+            case ("generator", "decoder", "head", *_) | ("generator", "decoder", "refine" | "detail", "head", *_):
                 flat[path] = spread(x, -1)
             case ("generator", "decoder", "refine", "down", "kernel"):  # reads features, then patches
                 flat[path] = jnp.concatenate([x[..., :-painted, :], spread(x[..., -painted:, :], -2) / times**2], -2)
-            case ("discriminator", "discriminator", "stem", "conv", "kernel"):
+            case (_, _, *_, "stem", "conv", "kernel"):
                 flat[path] = spread(x, -2) / times**2
     return flax.traverse_util.unflatten_dict(flat)
 

@@ -82,7 +82,7 @@ def test_match_is_the_sentence_term_of_the_score():
 
 
 def test_feedback_reaches_encoder_generator_and_decoder():
-    gan = make(model__refine=8)
+    gan = make(model__refine=8, model__detail=8)
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     # a block's last layer starts at zero, and hides what is before it at the very first step: move off that point
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)

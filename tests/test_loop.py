@@ -161,7 +161,7 @@ def test_a_run_may_start_from_a_trained_model(finished, tmp_path):
 
 def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_path):
     """Same pictures and same scores, to rounding: what is added is the identity until it learns. With fewer blocks there is no start."""
-    deeper = {"model__blocks": 2, "model__critic_blocks": (2, 3), "model__refine": 8}
+    deeper = {"model__blocks": 2, "model__critic_blocks": (2, 3), "model__refine": 8, "model__detail": 8}
     rates = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0)}
     config = tiny(workdir=str(tmp_path / "deeper"), steps=2, init_from=str(finished), **deeper, **rates)
     train(config)
@@ -175,20 +175,20 @@ def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_pat
     np.testing.assert_allclose(large.gan.draw(large.params, tokens, noise), images, atol=1e-5)
     scores = small.gan.discriminate(small.params, images, tokens)
     np.testing.assert_allclose(large.gan.discriminate(large.params, images, tokens), scores, atol=1e-4)
-    with pytest.raises(UserError, match=r"another network \(model.refine: 8 -> 0; model.blocks: 2 -> 1; model.critic_blocks"):
+    with pytest.raises(UserError, match=r"another network \(model.refine: 8 -> 0; model.detail: 8 -> 0; model.blocks: 2 -> 1; model.critic_blocks"):
         train(tiny(workdir=str(tmp_path / "flatter"), init_from=config.workdir))
     assert not (tmp_path / "flatter").exists()
 
 
 def test_larger_pictures_start_where_the_model_stood(finished, tmp_path):
     """In larger patches: each pixel is drawn four times, and of four pixels the discriminator sees the mean. The refinement may be new, the same or wider,
-    and a GRU's captions longer."""
+    the stage of detail new or the same, and a GRU's captions longer."""
     rates, larger = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0)}, {"data__size": 32, "model__patch": 4, "model__critic_patch": 8, "text__length": 18}
     config = tiny(workdir=str(tmp_path / "large"), steps=2, init_from=str(finished), model__refine=8, **larger, **rates)
     train(config)
     pairs, plain = [(dallegan.load(finished), dallegan.load(config.workdir))], dallegan.load(finished)
-    for had, has in ((0, 0), (8, 8), (8, 12)):
-        small, large = (tiny(model__refine=refine, **changes) for refine, changes in ((had, {}), (has, larger)))
+    for had, has in (((0, 0), (0, 0)), ((8, 0), (8, 8)), ((8, 8), (12, 8))):
+        small, large = (tiny(model__refine=refine, model__detail=detail, **changes) for (refine, detail), changes in ((had, {}), (has, larger)))
         gans = [make_gan(c, plain.tokenizer.size) for c in (small, large)]
         params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), jax.jit(gans[0].init)(jax.random.key(0)))
         state = start_from(jax.jit(lambda gan=gans[1], c=large: init_state(gan, optimizer(c), c))(), enlarge(params, 2))

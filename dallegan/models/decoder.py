@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from dallegan.config import ModelConfig
 from dallegan.models.encoder import Text
 from dallegan.models.generator import Mapping, Modulate, UpBlock
-from dallegan.models.layers import Conv3, Dtype, Residual, depth_to_space, he, lrelu
+from dallegan.models.layers import Conv3, Dtype, Residual, depth_to_space, he, lrelu, space_to_depth
 
 
 class Decoder(nn.Module):
@@ -32,7 +32,10 @@ class Decoder(nn.Module):
         pixels = Conv3(3 * c.patch**2, init, self.dtype, name="head")(lrelu(x))
         if c.refine:
             pixels += Refine(c.refine, 3 * c.patch**2, self.dtype, name="refine")(x, pixels)
-        return jnp.tanh(depth_to_space(pixels, c.patch).astype(jnp.float32))
+        image = depth_to_space(pixels, c.patch)
+        if c.detail:
+            image += Detail(c.detail, c.patch // 2, self.dtype, name="detail")(x, image)
+        return jnp.tanh(image.astype(jnp.float32))
 
 
 class Refine(nn.Module):
@@ -54,6 +57,25 @@ class Refine(nn.Module):
         h = nn.Conv(self.features, (1, 1), kernel_init=he(), dtype=self.dtype, name="down")(h)
         h = Residual(self.features, 1, self.dtype, name="residual")(h)
         return Conv3(self.channels, nn.initializers.zeros, self.dtype, name="head")(lrelu(h))
+
+
+class Detail(nn.Module):
+    """What to add to the painted picture, from one residual block at twice the resolution of the features that it was painted from.
+
+    Narrow, since it has four times the positions; the discriminator has its mirror image. Starts at zero, likewise.
+    """
+
+    features: int
+    patch: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array, image_BHWC: jax.Array) -> jax.Array:
+        """[B, h, w, C], [B, H, W, 3] -> [B, H, W, 3]; h is H / (2 patch)."""
+        h = depth_to_space(nn.Conv(4 * self.features, (1, 1), kernel_init=he(), dtype=self.dtype, name="subpixel")(lrelu(x_BHWC)), 2)
+        h += Conv3(self.features, dtype=self.dtype, bias=False, name="stem")(space_to_depth(image_BHWC, self.patch))
+        h = Residual(self.features, 1, self.dtype, name="residual")(h)
+        return depth_to_space(Conv3(3 * self.patch**2, nn.initializers.zeros, self.dtype, name="head")(lrelu(h)), self.patch)
 
 
 class DcganDecoder(nn.Module):

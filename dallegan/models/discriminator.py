@@ -47,8 +47,11 @@ class Discriminator(nn.Module):
         """f32[B, H, W, 3] in [-1, 1] -> features of the whole and of each region."""
         c = self.config
         depth = sum(c.critic_blocks)
-        x = space_to_depth(image_BHWC.astype(self.dtype), c.critic_patch)
-        x = lrelu(Conv3(c.critic_widths[0], he(0.7), self.dtype, name="stem")(x))
+        image = image_BHWC.astype(self.dtype)
+        x = Conv3(c.critic_widths[0], he(0.7), self.dtype, name="stem")(space_to_depth(image, c.critic_patch))
+        if c.detail:
+            x += Detail(c.detail, c.critic_widths[0], c.critic_patch // 2, self.dtype, name="detail")(image)
+        x = lrelu(x)
         regions: jax.Array | None = None
         stages = int(math.log2(x.shape[1] // 4)) + 1
         for stage in range(stages):
@@ -79,6 +82,25 @@ class Discriminator(nn.Module):
     def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
         """f32[B, K]: the sentence term of `score`, every picture with every sentence."""
         return self.scale * jnp.matmul(whole_BF, self.project(sentence_KD).T, preferred_element_type=jnp.float32)
+
+
+class Detail(nn.Module):
+    """What to add to the patch embeddings, from one residual block in patches half as large: the mirror image of the decoder's.
+
+    Starts at zero, so that a trained model goes on where it stood.
+    """
+
+    features: int
+    channels: int
+    patch: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image_BHWC: jax.Array) -> jax.Array:
+        """[B, H, W, 3] -> [B, h, w, channels]; h is H / (2 patch)."""
+        h = Conv3(self.features, dtype=self.dtype, name="stem")(space_to_depth(image_BHWC, self.patch))
+        h = Residual(self.features, 1, self.dtype, name="residual")(h)
+        return nn.Dense(self.channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="down")(space_to_depth(lrelu(h), 2))
 
 
 class DcganDiscriminator(nn.Module):
