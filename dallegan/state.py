@@ -86,7 +86,7 @@ def enlarge(params: Params, times: int) -> Params:
                 flat[path] = spread(x, -1)
             case ("generator", "decoder", "refine", "down", "kernel"):  # reads features, then patches
                 flat[path] = jnp.concatenate([x[..., :-painted, :], spread(x[..., -painted:, :], -2) / times**2], -2)
-            case (_, _, *_, "stem", "conv", "kernel"):
+            case (*_, "stem", "conv", "kernel"):
                 flat[path] = spread(x, -2) / times**2
     return flax.traverse_util.unflatten_dict(flat)
 

@@ -114,15 +114,17 @@ def address():
 def test_a_visitor_types_the_sentence_and_sees_a_bear(address):
     from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # other tests may run beside this one
     elsewhere = []
     with sync_playwright() as p, p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]) as browser:
         page = browser.new_page(viewport={"width": 1160, "height": 790})
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: request.url.startswith((address, "data:", "blob:")) or elsewhere.append(request.url))
         page.goto(address)
         page.locator("#prompt textarea").fill(PROMPT)
         page.locator("#prompt textarea").press("Enter")
         pictures = page.locator("#gallery img")
-        expect(pictures).to_have_count(4, timeout=60_000)
+        expect(pictures).to_have_count(4)
         expect(page.locator("#took")).to_contain_text("4 drawn in")
         seen = [Image.open(io.BytesIO(urllib.request.urlopen(pictures.nth(i).get_attribute("src")).read())) for i in range(4)]
         drawn = dallegan.load().sample(PROMPT, n=4)
@@ -140,5 +142,5 @@ def test_a_visitor_types_the_sentence_and_sees_a_bear(address):
         page.locator("#position input[type=range]").focus()
         page.keyboard.press("End")
         page.locator("#to textarea").press("Enter")
-        expect(page.locator("#between img")).to_be_visible(timeout=60_000)
+        expect(page.locator("#between img")).to_be_visible()
     assert not elsewhere
