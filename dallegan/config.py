@@ -129,7 +129,7 @@ class Config:
     steps: int = 1000  # budget: training steps of `batch` images each
     batch: int = 64  # images a step, over all devices
     seed: int = 0
-    init_from: str = ""  # a trained model whose weights (the generator's average) and tokenizer the run starts from; "": from nothing
+    init_from: str = ""  # a trained model whose weights (the generator's average) and tokenizer, with new words behind, the run starts from; "": from nothing
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()

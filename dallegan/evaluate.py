@@ -60,6 +60,7 @@ class Data:
 
     source: str | None = None  # default: what the model was trained on
     size: int | None = None  # px; default, and only choice: the model's
+    objects: int | None = None  # most objects in a storybook scene; default: as the model was trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +201,9 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             right = judged.right(said)["all"]
             for language in grammar.LANGUAGES:
                 part[f"alignment_{language}"] = share(right, np.array([e.truth[1].language == language for e in examples]))
+            if config.data.objects > 1:
+                for count, name in enumerate(("one", "two"), 1):
+                    part[f"alignment_{name}"] = share(right, np.array([len(e.truth[0].things) == count for e in examples]))
             part["on_real"] = Judged(judge, real).obedience(said)
             part["on_shuffled"] = judged.obedience(jax.tree.map(lambda x: np.roll(x, 1, 0), said))
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
@@ -312,7 +316,8 @@ ROWS = {
     "clip_score_on_real": "  of real pictures", "clip_score_on_shuffled": "  of others' captions",
     "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage", "memorized": "memorized",
     "alignment": "alignment", "on_real": "  of real pictures", "on_shuffled": "  of others' captions",
-    "alignment_en": "  of English captions", "alignment_zh": "  of Chinese captions", **{name: f"  {name}" for name in (*VALUES, "place", "count", "side")},
+    "alignment_en": "  of English captions", "alignment_zh": "  of Chinese captions", "alignment_one": "  of one object", "alignment_two": "  of two objects",
+    **{name: f"  {name}" for name in (*VALUES, "place", "count", "side")},
     "binding": "  binding", "r_precision": "R-precision", "images_per_second": "images/s",
 }  # fmt: skip
 
@@ -381,14 +386,15 @@ def main() -> None:
             path.touch()
             if not there:  # should the measuring fail, nothing is left behind
                 path.unlink()
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, source=args.data.source or model.config.data.source))
+    asked = {name: value for name, value in dataclasses.asdict(args.data).items() if value is not None}
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **asked))
     features = choose_features(args.features, args.weights, config)
     report, shown = evaluate(model, config, args.n, args.seed, features)
     print(table(report))
-    asked = {"model": args.model, "source": config.data.source, "size": size, "seed": args.seed, "features": features.about if features else "none"}
     if args.json:
+        what = {"model": args.model, **{name: getattr(config.data, name) for name in ("source", "size", "objects")}, "seed": args.seed}
         with writing(args.json):
-            write_whole(args.json, json.dumps(about() | asked | report, indent=2))
+            write_whole(args.json, json.dumps(about() | what | {"features": features.about if features else "none"} | report, indent=2))
     if args.grid:
         with writing(args.grid):
             save_png(best_and_worst(shown), args.grid, {"model": args.model})

@@ -68,7 +68,8 @@ def train(config: Config) -> None:
         _claim(workdir, config)
         if origin is not None or not (workdir / "tokenizer.model").exists():
             with writing(workdir / "tokenizer.model"):
-                (origin.tokenizer if origin else make_tokenizer(source, config)).save(workdir / "tokenizer.model")
+                made = make_tokenizer(source, config)
+                (origin.tokenizer.extended(made, config.text.vocab) if origin else made).save(workdir / "tokenizer.model")
     all_agree(True)  # wait for it
     if not all_agree((workdir / "tokenizer.model").exists()):
         raise UserError(f"--workdir {workdir}: all processes must see the same directory; name one on a file system that they share")
@@ -167,7 +168,7 @@ def train(config: Config) -> None:
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless the run's
-    network has residual blocks or a stage of detail besides, its pictures and patches are larger, or its captions longer."""
+    network has residual blocks, attention or a stage of detail besides, its pictures and patches are larger, or its captions longer."""
     if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
         return None
     try:
@@ -177,8 +178,7 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     had, has = origin.config.model, config.model
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
     free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]
-    if not had.detail:
-        free.append("model.detail:")
+    free += [f"model.{name}:" for name in ("detail", "attention") if not getattr(had, name)]
     times = config.data.size // origin.config.data.size
     if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
         free += ["data.size:", "model.patch:", "model.critic_patch:"]

@@ -47,9 +47,9 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 def start_from(state: GanState, params: Params) -> GanState:
     """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
 
-    The network may have more residual blocks than the model, a wider refinement, and a stage of detail that the model lacks. They stay as they were
-    initialized, the identity, with their own columns of the modulations behind the model's, and what the model has does not read from them; so the network
-    draws and judges as the model did (Net2Net, arXiv 1511.05641).
+    The network may have more residual blocks than the model, a wider refinement, and attention or a stage of detail that the model lacks. They stay as they
+    were initialized, the identity (attention to within its LayerScale), with their own columns of the modulations behind the model's, and what the model has
+    does not read from them; so the network draws and judges as the model did (Net2Net, arXiv 1511.05641). A longer vocabulary has new rows at its end.
     """
     # on the host, since what is whole on one device cannot meet what lies on several
     trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}
@@ -60,7 +60,9 @@ def start_from(state: GanState, params: Params) -> GanState:
         if old is None or old.shape == new.shape:
             return jnp.array(new if old is None else old)  # a copy: a step donates its state, each array once
         grown = new.at[tuple(map(slice, old.shape))].set(old)
-        return grown if old.ndim < 2 else grown.at[..., old.shape[-2] :, : old.shape[-1]].set(0)
+        if old.ndim < 2 or path[-1] == "embedding":  # new words are new rows, which nothing else reads
+            return grown
+        return grown.at[..., old.shape[-2] :, : old.shape[-1]].set(0)
 
     params = flax.traverse_util.unflatten_dict({path: take(path, new) for path, new in flat.items()})
     return state.replace(params=params, ema=jax.tree.map(jnp.copy, params["generator"]))

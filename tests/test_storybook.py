@@ -98,7 +98,7 @@ def test_left_is_left():
 
 @pytest.mark.parametrize("objects", [1, 2])
 def test_negatives_are_false_of_the_picture(objects):
-    source, swapped, kinds = Storybook(16, objects=objects), 0, 0
+    source, swapped, kinds, related = Storybook(16, objects=objects), 0, 0, {"side": 0, "colours": 0}
     for i in range(2000):
         scene, seed = source.scene(i)
         said = source.example(i).truth[1]
@@ -110,8 +110,14 @@ def test_negatives_are_false_of_the_picture(objects):
         differing = [a for a in said.mentions if not grammar.holds(scene, a, other)] if said.mentions == text.mentions else []
         swapped += len(differing) == 1
         kinds += len(differing) == 1 and differing[0].endswith("kind")
+        # the words of both sentences are then the same, and only what belongs to what tells them apart
+        if sorted(differing) == ["0.colour", "1.colour"] and [t.colour for t in other.things] == [t.colour for t in reversed(scene.things)]:
+            related["colours"] += 1
+            assert sorted(text.text) == sorted(said.text) or said.language == "en"  # or "a" becomes "an"
+        related["side"] += differing == ["side"]
     assert 0.4 < swapped / 2000 < 0.7
-    assert 0.4 < kinds / swapped < 0.65
+    assert (0.4 if objects == 1 else 0.25) < kinds / swapped < 0.65
+    assert all(0.02 < count / 2000 < 0.16 if objects == 2 else count == 0 for count in related.values())
 
 
 def test_swap_changes_one_attribute_only():

@@ -65,6 +65,20 @@ def test_training_is_deterministic_and_saved(tokenizer, tmp_path):
     assert Tokenizer.load(tmp_path / "t", 20).proto == tokenizer.proto
 
 
+def test_extended_by_the_words_of_other_captions(tokenizer):
+    """What it knew is encoded as before, new words become one token each, and the length is the other's."""
+    pairs = Tokenizer.train(Storybook(32, objects=2).captions(5000), 1024, 28)
+    wide = tokenizer.extended(pairs, 1024)
+    assert tokenizer.size < wide.size <= 1024
+    single = Storybook(32, "test").captions(500)
+    np.testing.assert_array_equal(wide.encode(single)[:, :20], tokenizer.encode(single))
+    caption = "a red cat to the left of a blue dog"
+    assert (Tokenizer(tokenizer.proto, 28).encode(caption) != PAD).sum() > (wide.encode(caption) != PAD).sum() == 11
+    assert wide.decode(wide.encode(caption)) == caption
+    assert tokenizer.extended(pairs, tokenizer.size + 2).size == tokenizer.size + 2
+    assert wide.extended(pairs, 1024).proto == wide.proto == tokenizer.extended(pairs, 1024).proto
+
+
 def test_errors(tmp_path):
     with pytest.raises(UserError, match="no captions"):
         Tokenizer.train(["  "], 1024, 20)

@@ -91,8 +91,8 @@ def render(scene: Scene, size: int, seed: int) -> np.ndarray:
 def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, hard: float) -> tuple[Scene, Caption]:
     """A caption false of the scene, and the scene it is true of.
 
-    With probability `hard` the same sentence with one named attribute swapped, half of the time the kind, which is the hardest
-    to tell; else another scene's.
+    With probability `hard` the same sentence with one named attribute swapped: the kind, which is the hardest to tell, as often as
+    all others; and of two objects as often what the words alone do not tell, which is where and of which colour. Else another scene's.
     """
     rng = random.Random(seed ^ 0x9E3779B9)  # independent of what `render` draws from the seed
     if rng.random() >= hard:
@@ -100,12 +100,21 @@ def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, h
         text = grammar.caption(other, rng.getrandbits(48), said.language)
         if is_false(text, other, scene):
             return other, text
-    kinds, rest = (sorted(a for a in said.mentions if a.endswith("kind") is kind) for kind in (True, False))
-    attribute = rng.choice(kinds if rng.random() < 0.5 or not rest else rest)
+    names = said.mentions | ({"colours"} if {"0.colour", "1.colour"} <= said.mentions and exchangeable(scene, split) else frozenset())
+    kinds, relations = sorted(a for a in names if a.endswith("kind")), [a for a in ("side", "colours") if a in names]
+    rest = sorted(names - {*kinds, *relations})
+    groups = [group for group in (kinds, rest, relations) if group]
+    attribute = rng.choice(groups[int(rng.random() * len(groups))])
     other = swap(scene, attribute, rng)
     while split != "heldout" and not belongs(other, split):
         other = swap(scene, attribute, rng)
     return other, grammar.caption(other, seed=_caption_seed(seed), language=said.language)
+
+
+def exchangeable(scene: Scene, split: str) -> bool:
+    """Whether two objects differ in colour, and would be of the split with each other's."""
+    other = swap(scene, "colours", random.Random(0))
+    return other != scene and (split == "heldout" or belongs(other, split))
 
 
 def is_false(said: Caption, of: Scene, scene: Scene) -> bool:
@@ -116,7 +125,10 @@ def is_false(said: Caption, of: Scene, scene: Scene) -> bool:
 
 
 def swap(scene: Scene, attribute: str, rng: random.Random) -> Scene:
-    """The scene with one attribute (named as in `Caption.mentions`) changed to another value."""
+    """The scene with one attribute (named as in `Caption.mentions`) changed to another value, or, of two objects, with each other's "colours"."""
+    if attribute == "colours":
+        first, second = scene.things
+        return dataclasses.replace(scene, things=(dataclasses.replace(first, colour=second.colour), dataclasses.replace(second, colour=first.colour)))
     if attribute == "side":
         return dataclasses.replace(scene, side="right" if scene.side == "left" else "left")
     if attribute == "place":
