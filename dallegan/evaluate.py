@@ -199,11 +199,9 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             said, judged = said_by(examples), Judged(judge, fake)
             part |= judged.obedience(said) | {"r_precision": judged.r_precision(said)}
             right = judged.right(said)["all"]
-            for language in grammar.LANGUAGES:
-                part[f"alignment_{language}"] = share(right, np.array([e.truth[1].language == language for e in examples]))
-            if config.data.objects > 1:
-                for count, name in enumerate(("one", "two"), 1):
-                    part[f"alignment_{name}"] = share(right, np.array([len(e.truth[0].things) == count for e in examples]))
+            kinds = [(e.truth[1].language, ("one", "two")[len(e.truth[0].things) - 1]) for e in examples]
+            for name in (*grammar.LANGUAGES, *(("one", "two") if config.data.objects > 1 else ())):
+                part[f"alignment_{name}"] = share(right, np.array([name in kind for kind in kinds]))
             part["on_real"] = Judged(judge, real).obedience(said)
             part["on_shuffled"] = judged.obedience(jax.tree.map(lambda x: np.roll(x, 1, 0), said))
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
@@ -350,9 +348,8 @@ def table(report: Report) -> str:
 def best_and_worst(shown: dict[str, Any], count: int = 8) -> Image.Image:
     """A captioned grid: pictures that the judge (where it cannot read them, the discriminator) finds likeliest under their captions, then
     those it finds unlikeliest; beside each a real one."""
-    order = np.argsort(-shown["score"])
-    chosen = [*order[:count], *order[-count:]]
-    return grid([[shown["images"][i], shown["examples"][i].image] for i in chosen], [shown["examples"][i].caption for i in chosen])
+    chosen = [(shown["images"][i], shown["examples"][i]) for i in np.argsort(-shown["score"])[[*range(count), *range(-count, 0)]]]
+    return grid([[image, example.image] for image, example in chosen], [example.caption for _, example in chosen])
 
 
 def choose_features(name: str, weights: pathlib.Path | None, config: Config) -> Features | None:
@@ -375,9 +372,8 @@ def main() -> None:
         print(args.out)
         return
     model = load(args.model)
-    size = model.config.data.size
-    if args.data.size not in (None, size):
-        raise UserError(f"--data.size {args.data.size}: {args.model} draws {size} px; leave the flag out")
+    if args.data.size not in (None, model.config.data.size):
+        raise UserError(f"--data.size {args.data.size}: {args.model} draws {model.config.data.size} px; leave the flag out")
     for path in filter(None, (args.json, args.grid)):  # before minutes of work
         if path.is_dir():
             raise UserError(f"cannot write {path}: it is a directory; name a file")
@@ -386,8 +382,7 @@ def main() -> None:
             path.touch()
             if not there:  # should the measuring fail, nothing is left behind
                 path.unlink()
-    asked = {name: value for name, value in dataclasses.asdict(args.data).items() if value is not None}
-    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **asked))
+    config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **{k: v for k, v in vars(args.data).items() if v is not None}))
     features = choose_features(args.features, args.weights, config)
     report, shown = evaluate(model, config, args.n, args.seed, features)
     print(table(report))

@@ -81,7 +81,8 @@ class Tokenizer:
     def extended(self, other: "Tokenizer", vocab: int) -> "Tokenizer":
         """With the pieces of another that it lacks behind its own, the likeliest first, up to `vocab` in all: known words keep their ids, and a new one is one
         token. Without, a trained network would be spelled it in letters."""
-        mine, theirs = (sentencepiece_model_pb2.ModelProto.FromString(t.proto) for t in (self, other))
+        parse = sentencepiece_model_pb2.ModelProto.FromString  # pyright: ignore[reportAttributeAccessIssue]  # made at import
+        mine, theirs = parse(self.proto), parse(other.proto)
         known = {piece.piece for piece in mine.pieces}
         new = sorted((piece for piece in theirs.pieces if piece.piece not in known), key=lambda piece: -piece.score)[: max(vocab - len(known), 0)]
         mine.pieces.extend(new)
