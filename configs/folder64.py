@@ -2,7 +2,7 @@
 
 python train.py folder64 --data.source folder:my_pictures --workdir runs/mine
 On 400 emoji (`python benchmarks/emoji_folder.py my_pictures`), 2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 21 min, 28.7
-images/s. By `python -m dallegan.evaluate --model runs/mine --n 1000`: KID 0.157, recall 0.005, coverage 0.142, memorized 0.000, deviation within a caption 11.2.
+images/s. By `python -m dallegan.evaluate --model runs/mine --n 1000`: KID 0.157, recall 0.005, coverage 0.14, memorized 0.000, deviation within a caption 11.2.
 It neither collapses nor copies, and draws things with outlines on white, a shape a caption and variants of it; what the caption names can be recognized in
 few of them.
 """
