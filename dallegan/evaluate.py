@@ -199,9 +199,9 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             said, judged = said_by(examples), Judged(judge, fake)
             part |= judged.obedience(said) | {"r_precision": judged.r_precision(said)}
             right = judged.right(said)["all"]
-            kinds = [(e.truth[1].language, ("one", "two")[len(e.truth[0].things) - 1]) for e in examples]
+            groups = [(e.truth[1].language, ("one", "two")[len(e.truth[0].things) - 1]) for e in examples]
             for name in (*grammar.LANGUAGES, *(("one", "two") if config.data.objects > 1 else ())):
-                part[f"alignment_{name}"] = share(right, np.array([name in kind for kind in kinds]))
+                part[f"alignment_{name}"] = share(right, np.array([name in group for group in groups]))
             part["on_real"] = Judged(judge, real).obedience(said)
             part["on_shuffled"] = judged.obedience(jax.tree.map(lambda x: np.roll(x, 1, 0), said))
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
@@ -348,7 +348,7 @@ def table(report: Report) -> str:
 def best_and_worst(shown: dict[str, Any], count: int = 8) -> Image.Image:
     """A captioned grid: pictures that the judge (where it cannot read them, the discriminator) finds likeliest under their captions, then
     those it finds unlikeliest; beside each a real one."""
-    chosen = [(shown["images"][i], shown["examples"][i]) for i in np.argsort(-shown["score"])[[*range(count), *range(-count, 0)]]]
+    chosen = [(shown["images"][i], shown["examples"][i]) for i in np.argsort(-shown["score"])[np.r_[:count, -count:0]]]
     return grid([[image, example.image] for image, example in chosen], [example.caption for _, example in chosen])
 
 

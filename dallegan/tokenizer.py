@@ -5,13 +5,13 @@ import importlib.util
 import io
 import pathlib
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import sentencepiece as spm
-from sentencepiece import sentencepiece_model_pb2
 
 from dallegan.config import SENTENCE, TextConfig
 from dallegan.errors import UserError
@@ -26,6 +26,17 @@ CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 def _clean(text: str) -> str:
     """A lone surrogate has no UTF-8 form, NUL ends a C string, and the split mark is ours."""
     return text.encode("utf-8", "replace").decode().replace("\0", " ").replace(SPLIT, " ")
+
+
+def _piece(text: str, score: float) -> bytes:
+    """A piece as the end of a serialized sentencepiece model: messages in a row are one, with the repeated fields of all (protobuf.dev, Encoding).
+
+    By hand, since the classes that sentencepiece brings for it want the protobuf that they were made by, or a later one, which other packages forbid.
+    """
+    name = text.encode()
+    assert len(name) < 100  # so that each length is one byte; sentencepiece learns at most 16 characters
+    fields = bytes([0x0A, len(name)]) + name + struct.pack("<Bf", 0x15, score)  # 1: piece, 2: score
+    return bytes([0x0A, len(fields)]) + fields  # 1: pieces
 
 
 class Tokenizer:
@@ -79,14 +90,12 @@ class Tokenizer:
         write_whole(path, self.proto)
 
     def extended(self, other: "Tokenizer", vocab: int) -> "Tokenizer":
-        """With the pieces of another that it lacks behind its own, the likeliest first, up to `vocab` in all: known words keep their ids, and a new one is one
-        token. Without, a trained network would be spelled it in letters."""
-        parse = sentencepiece_model_pb2.ModelProto.FromString  # pyright: ignore[reportAttributeAccessIssue]  # made at import
-        mine, theirs = parse(self.proto), parse(other.proto)
-        known = {piece.piece for piece in mine.pieces}
-        new = sorted((piece for piece in theirs.pieces if piece.piece not in known), key=lambda piece: -piece.score)[: max(vocab - len(known), 0)]
-        mine.pieces.extend(new)
-        return Tokenizer(mine.SerializeToString(deterministic=True), other.length)
+        """With the pieces of another that it lacks behind its own, the likeliest first, up to `vocab` in all, and the other's length: known words keep their
+        ids, and a new one is one token. Without, a trained network would be spelled it in letters."""
+        mine, theirs = self._model, other._model
+        known = {mine.IdToPiece(i) for i in range(self.size)}
+        new = sorted((i for i in range(other.size) if theirs.IdToPiece(i) not in known), key=lambda i: -theirs.GetScore(i))[: max(vocab - self.size, 0)]
+        return Tokenizer(self.proto + b"".join(_piece(theirs.IdToPiece(i), theirs.GetScore(i)) for i in new), other.length)
 
     @property
     def size(self) -> int:
