@@ -37,6 +37,7 @@ class TextConfig:
     width: int = 128  # features D of the sentence and token vectors
     layers: int = 2
     heads: int = 4
+    prenorm: bool = False  # rnn: its layers read through a LayerNorm, as the transformer's do; for captions whose word order matters
 
     @property
     def ids(self) -> int:

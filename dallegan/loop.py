@@ -183,7 +183,7 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
         free += ["data.size:", "model.patch:", "model.critic_patch:"]
     if config.text.encoder == "rnn":  # which has no parameter for each position
-        free.append("text.length:")
+        free += ["text.length:", *["text.prenorm:"][origin.config.text.prenorm :]]
     differ = configs.conflicts(origin.config, config)
     shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(tuple(free))]
     if shape:

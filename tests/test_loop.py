@@ -193,6 +193,16 @@ def test_captions_of_new_words_start_where_the_model_stood(finished, tmp_path):
     np.testing.assert_array_equal(large.sample(["a red cat", "雪地里有一只猫"]), small.sample(["a red cat", "雪地里有一只猫"]))
 
 
+def test_a_gru_may_begin_to_read_through_a_layer_norm_and_not_stop(finished, tmp_path):
+    config = tiny(workdir=str(tmp_path / "normed"), steps=1, init_from=str(finished), text__prenorm=True, optim__lr=(0.0, 0.0), optim__lr_d=(0.0, 0.0))
+    train(config)
+    small, large = (dallegan.load(run).params["generator"]["encoder"] for run in (finished, config.workdir))
+    assert set(large) - set(small) == {"norm0"}
+    np.testing.assert_array_equal(large["forward0"]["hr"]["kernel"], small["forward0"]["hr"]["kernel"])
+    with pytest.raises(UserError, match=r"another network \(text.prenorm: True -> False\)"):
+        train(tiny(workdir=str(tmp_path / "plain"), init_from=config.workdir))
+
+
 def test_larger_pictures_start_where_the_model_stood(finished, tmp_path):
     """In larger patches: each pixel is drawn four times, and of four pixels the discriminator sees the mean. The refinement may be new, the same or wider,
     attention and the stage of detail new or the same, and a GRU's captions longer."""

@@ -75,6 +75,7 @@ class Encoder(nn.Module):
         lengths = jnp.sum(mask_BT, 1)
         for i in range(c.layers):
             forward, backward = (nn.RNN(nn.GRUCell(c.width // 2, dtype=self.dtype, name=f"{way}{i}"), unroll=UNROLL) for way in ("forward", "backward"))
+            h = nn.LayerNorm(dtype=self.dtype, name=f"norm{i}")(x_BTD) if c.prenorm else x_BTD
             # residual, so that the words themselves reach the sentence vector from the first step on
-            x_BTD = x_BTD + jnp.asarray(nn.Bidirectional(forward, backward, name=f"bidirectional{i}")(x_BTD, seq_lengths=lengths))
+            x_BTD = x_BTD + jnp.asarray(nn.Bidirectional(forward, backward, name=f"bidirectional{i}")(h, seq_lengths=lengths))
         return x_BTD
