@@ -23,7 +23,7 @@ from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.sampling import Model
 
-CAPTIONS, CHUNK, TESTED = 6144, 512, 1024
+CAPTIONS, LEAST, CHUNK = 6144, 600, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,9 @@ def read(model: Model, tokens_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return np.concatenate([mean, np.ones((len(mean), 1))], 1), sentence, theirs[mask], own[mask]
 
 
-def fit(x_NF: np.ndarray, y_ND: np.ndarray, tested: int) -> tuple[np.ndarray, float]:
-    """The linear map from x to y, and the share of the variance that it explains of the last rows, which it was not fitted to."""
+def fit(x_NF: np.ndarray, y_ND: np.ndarray) -> tuple[np.ndarray, float]:
+    """The linear map from x to y, and the share of the variance that it explains of the last sixth of rows, which it was not fitted to."""
+    tested = len(x_NF) // 6
     w_FD = np.linalg.lstsq(x_NF[:-tested], y_ND[:-tested], rcond=1e-6)[0]
     x_NF, y_ND = x_NF[-tested:], y_ND[-tested:]
     return w_FD.astype(np.float32), float(1 - np.sum((y_ND - x_NF @ w_FD) ** 2) / np.sum((y_ND - y_ND.mean(0)) ** 2))
@@ -58,11 +59,11 @@ def fit(x_NF: np.ndarray, y_ND: np.ndarray, tested: int) -> tuple[np.ndarray, fl
 def share_encoder(model: Model, tokens_NT: np.ndarray) -> tuple[Model, float]:
     """The model whose generator reads captions as its discriminator does, and the share that is left of the variance of its sentence vectors."""
     mean, sentence, theirs, own = read(model, tokens_NT)
-    whole, left = fit(mean, sentence, TESTED)
+    whole, left = fit(mean, sentence)
     encoder = {**model.params["discriminator"]["encoder"], "sentence": {"kernel": jnp.asarray(whole[:-1]), "bias": jnp.asarray(whole[-1])}}
     generator = {**model.params["generator"], "encoder": encoder}
     if attention := generator.get("up", {}).get("attention"):
-        word, _ = fit(theirs, own, TESTED)
+        word, _ = fit(theirs, own)
         readers = {name: {"kernel": word @ attention[name]["kernel"]} for name in ("key", "value")}
         generator["up"] = {**generator["up"], "attention": {**attention, **readers}}
     return Model(model.gan, {**model.params, "generator": generator}, model.tokenizer, model.config), left
@@ -74,8 +75,10 @@ def main() -> None:
     model = dallegan.load(args.model)
     if model.config.model.attention and not model.config.model.tied:
         raise UserError(f"{args.model}: a decoder with blocks of its own attends, and only a shared block is fitted")
-    source = make_source(model.config, "train")
-    model, left = share_encoder(model, model.tokenizer.encode([source.example(i, np.random.default_rng(i)).caption for i in range(CAPTIONS)]))
+    captions = make_source(model.config, "train").captions(CAPTIONS)
+    if len(captions) < LEAST:
+        raise UserError(f"{args.model} was trained on {len(captions)} captions: a fit needs {LEAST}")
+    model, left = share_encoder(model, model.tokenizer.encode(captions))
     model.save(args.out)
     print(f"{args.out}: the generator reads by the discriminator's encoder, {left:.1%} of the variance of its sentence vectors are left")
 

@@ -5,8 +5,8 @@ python benchmarks/share_encoder.py runs/pairs32 runs/pairs32-read
 python train.py pairs32 --init-from runs/pairs32-read --workdir runs/pairs32-end --seed 12 --loss.gamma 0.2 0.05 --optim.lr 6e-4 1e-5 --optim.lr-d 6e-4 1e-5
 
 2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 49 images/s, compiled in 18 s; 1 h 11 min for the first command. The last is begun:
-after 80,000 of its 307,200 pictures (28 min) 66 % of 119 captions of two objects and 96 % of 137 of one are right in everything (8 % and 96 % before), each
-object where it belongs in 99 %, both colours right in 99 %, both kinds in 69 % (benchmarks/LOG.md).
+after 104,000 of its 307,200 pictures (36 min) 72 % of 119 captions of two objects and 95 % of 137 of one are right in everything (9 % and 96 % before), each
+object where it belongs, both colours right in all, both kinds in 73 % (benchmarks/LOG.md).
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig

@@ -168,7 +168,7 @@ def train(config: Config) -> None:
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless the run's
-    network has residual blocks, attention or a stage of detail besides, its pictures and patches are larger, or its captions longer."""
+    network has residual blocks, attention, a stage of detail or a GRU's LayerNorm besides, its pictures and patches are larger, or its captions longer."""
     if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
         return None
     try:
@@ -183,7 +183,9 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
         free += ["data.size:", "model.patch:", "model.critic_patch:"]
     if config.text.encoder == "rnn":  # which has no parameter for each position
-        free += ["text.length:", *["text.prenorm:"][origin.config.text.prenorm :]]
+        free.append("text.length:")
+        if not origin.config.text.prenorm:
+            free.append("text.prenorm:")
     differ = configs.conflicts(origin.config, config)
     shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(tuple(free))]
     if shape:

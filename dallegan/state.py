@@ -50,6 +50,7 @@ def start_from(state: GanState, params: Params) -> GanState:
     The network may have more residual blocks than the model, a wider refinement, and attention or a stage of detail that the model lacks. They stay as they
     were initialized, the identity (attention to within its LayerScale), with their own columns of the modulations behind the model's, and what the model has
     does not read from them; so the network draws and judges as the model did (Net2Net, arXiv 1511.05641). A longer vocabulary has new rows at its end.
+    Only a GRU that begins to read through a LayerNorm is no continuation: it learns its words anew in part.
     """
     # on the host, since what is whole on one device cannot meet what lies on several
     trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}

@@ -92,8 +92,8 @@ def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, h
     """A caption false of the scene, and the scene it is true of.
 
     With probability `hard` the same sentence with one named attribute swapped: the kind, which is the hardest to tell, as often as
-    all others; and of two objects twice as often what the words alone do not tell, which is where and of which colour: learned last, it
-    is begun twice as soon as with a third (benchmarks/LOG.md). Else another scene's.
+    all others; and of two objects twice as often as these what the words alone do not tell, which is where and of which colour, for
+    that is learned last (benchmarks/LOG.md). Else another scene's.
     """
     rng = random.Random(seed ^ 0x9E3779B9)  # independent of what `render` draws from the seed
     if rng.random() >= hard:
