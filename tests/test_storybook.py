@@ -128,6 +128,15 @@ def test_swap_changes_one_attribute_only():
         assert (other.things[0].pose in POSES) == (other.things[0].kind in grammar.ANIMALS)
 
 
+def test_prompts_are_in_words_that_captions_use():
+    for objects in (1, 2):
+        source = Storybook(32, objects=objects)
+        prompts, words = source.prompts(), " ".join(source.captions(3000))
+        assert len(set(prompts)) == 8
+        assert all(word in words for prompt in prompts for word in (prompt.split() if prompt.isascii() else prompt))
+        assert sum("left" in prompt or "边" in prompt for prompt in prompts) == 4 * (objects - 1)
+
+
 def test_bad_size_and_split():
     with pytest.raises(UserError, match="16 to 512"):
         Storybook(1024)

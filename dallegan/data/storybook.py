@@ -184,8 +184,13 @@ class Storybook:
         return [grammar.caption(scene, _caption_seed(seed)).text for scene, seed in map(self.scene, range(limit))]
 
     def prompts(self) -> list[str]:
-        """Fixed prompts for sample grids."""
-        return [
+        """Fixed prompts for sample grids, half of them of two objects where scenes have two."""
+        one = [
             "一只棕色的大熊站在雪地里", "a big brown bear standing in the snow", "a small red car in the desert", "海面上有一艘白色的大船",
             "a big yellow flower on the grass", "夜空下坐着一只黑色的小猫", "a small white rabbit jumping in the forest", "城市里有一把紫色的大雨伞",
         ]  # fmt: skip
+        two = [
+            "a red cat to the left of a blue house in the snow", "a blue cat to the left of a red house in the snow",
+            "沙滩上，一只黄色的大狗在一只黑色的小兔子的左边", "沙滩上，一只黄色的大狗在一只黑色的小兔子的右边",
+        ]  # fmt: skip
+        return one if self.objects == 1 else [*one[:2], *two, *one[2:4]]
