@@ -5,9 +5,9 @@ python benchmarks/share_encoder.py runs/pairs32 runs/pairs32-read
 python train.py pairs32 --init-from runs/pairs32-read --workdir runs/pairs32-end --seed 12 --loss.gamma 0.2 0.05 --optim.lr 6e-4 1e-5 --optim.lr-d 6e-4 1e-5
 
 2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 49 images/s, compiled in 18 s; 1 h 11 min for the first command, 1 h 44 min for the
-last. By `python -m dallegan.evaluate --n 2000`: right in everything 88.2 % of captions of two objects and 98.1 % of one (`test`), 86.2 and 98.8 % (`heldout`); each
-object where it belongs in 99.6 %, each colour on its own object in 89.8 %; KID 0.014, precision 0.56, recall 0.82. What is drawn of one object as of two is what
-the generator's attention adds: without it 0 % of two and 26 % of one are right (benchmarks/LOG.md).
+last. By `python -m dallegan.evaluate --n 2000`: right in everything 88.2 % of captions of two objects and 98.1 % of one (`test`), 86.2 and 98.8 %
+(`heldout`); each object where it belongs in 99.6 %, each colour on its own object in 89.8 %; KID 0.014, precision 0.56, recall 0.82. Without the generator's
+attention none of two objects and 26 % of one would be right (benchmarks/LOG.md).
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
