@@ -6,8 +6,8 @@ python train.py pairs32 --init-from runs/pairs32-read --workdir runs/pairs32-end
 
 2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 49 images/s, compiled in 18 s; 1 h 11 min for the first command, 1 h 44 min for the
 last. By `python -m dallegan.evaluate --n 2000`: right in everything 88.2 % of captions of two objects and 98.1 % of one (`test`), 86.2 and 98.8 %
-(`heldout`); each object where it belongs in 99.6 %, each colour on its own object in 89.8 %; KID 0.014, precision 0.56, recall 0.82. Without the generator's
-attention none of two objects and 26 % of one would be right (benchmarks/LOG.md).
+(`heldout`); each object where it belongs in 99.6 %, each colour on its own object in 89.8 %; KID 0.014, precision 0.56, recall 0.82. With the generator's
+attention switched off it draws none of two objects right and 26 % of one (benchmarks/LOG.md).
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
