@@ -21,7 +21,16 @@ def config() -> Config:
         data=DataConfig(source="storybook", size=64, objects=1, hard_negatives=1.0),
         text=TextConfig(encoder="rnn", length=20, layers=1),
         model=ModelConfig(
-            width=256, style=160, blocks=2, patch=4, refine=128, detail=64, attention=(), critic_patch=4, critic_widths=(128, 128, 256), critic_blocks=(0, 2, 1)
+            width=256,
+            style=160,
+            blocks=2,
+            patch=4,
+            refine=128,
+            detail=(64,),
+            attention=(),
+            critic_patch=4,
+            critic_widths=(128, 128, 256),
+            critic_blocks=(0, 2, 1),
         ),
         loss=LossConfig(gamma=(0.4, 0.08), penalty_share=0.125, contrast=(1.0, 0.0), diversity=1.0),
         optim=OptimConfig(lr=(5e-4, 1e-5), lr_d=(5e-4, 1e-5), muon=25.0),

@@ -19,7 +19,16 @@ def config() -> Config:
         data=DataConfig(source="folder:my_pictures", size=64, flip=True),
         text=TextConfig(encoder="rnn", length=32, layers=1),
         model=ModelConfig(
-            width=256, style=160, blocks=2, patch=4, refine=128, detail=64, attention=(), critic_patch=4, critic_widths=(128, 128, 256), critic_blocks=(0, 2, 1)
+            width=256,
+            style=160,
+            blocks=2,
+            patch=4,
+            refine=128,
+            detail=(64,),
+            attention=(),
+            critic_patch=4,
+            critic_widths=(128, 128, 256),
+            critic_blocks=(0, 2, 1),
         ),
         loss=LossConfig(gamma=(2.0, 0.5), penalty_share=0.25, contrast=(1.0, 0.0), shift=0.125, colour=0.5, cutout=0.5),
         optim=OptimConfig(lr=(3e-4, 1e-5), lr_d=(3e-4, 1e-5), muon=25.0),

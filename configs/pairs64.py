@@ -25,7 +25,7 @@ def config() -> Config:
             blocks=2,
             patch=4,
             refine=128,
-            detail=64,
+            detail=(64,),
             attention=(4, 8),
             critic_patch=4,
             critic_widths=(128, 128, 256),

@@ -56,7 +56,7 @@ class ModelConfig:
     base: int = 8  # side of the generator's feature map; the decoder doubles it up to size / patch
     patch: int = 2  # the decoder's head paints patch x patch pixels a feature
     refine: int = 0  # channels of a residual block that corrects the painted patches; 0: none
-    detail: int = 0  # channels of a last stage in patches half as large, the decoder's and the discriminator's; 0: none
+    detail: tuple[int, ...] = ()  # channels of last stages, each in patches half as large again, the decoder's and the discriminator's
     blocks: int = 1  # residual blocks inside the upsampling block
     tied: bool = True  # the decoder runs the generator's own upsampling block
     attention: tuple[int, ...] = (8,)  # sides of feature maps that attend to the caption's tokens
@@ -184,8 +184,9 @@ def check(config: Config) -> None:
         raise UserError(f"--data.size {c.data.size}: must be {unit}{why} times a power of two, for example {sizes}")
     if m.recipe == "residual" and not _power_of_two(c.data.size / m.critic_patch / 4):
         raise UserError(f"--model.critic-patch {m.critic_patch}: {c.data.size} px / patch is halved down to 4, so take a power of two up to {c.data.size // 4}")
-    if m.detail and m.recipe == "residual" and (m.patch % 2 or m.critic_patch % 2):
-        raise UserError(f"--model.detail {m.detail}: halves --model.patch {m.patch} and --model.critic-patch {m.critic_patch}, so both must be even")
+    if m.recipe == "residual" and (m.patch % 2 ** len(m.detail) or m.critic_patch % 2 ** len(m.detail)):
+        stages, patches = " ".join(map(str, m.detail)), f"--model.patch {m.patch} and --model.critic-patch {m.critic_patch}"
+        raise UserError(f"--model.detail {stages}: each halves {patches}; take fewer, or larger patches")
     if len(m.critic_widths) != len(m.critic_blocks):
         raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
     if c.text.vocab < 300:

@@ -168,7 +168,7 @@ def train(config: Config) -> None:
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless the run's
-    network has residual blocks, attention, a stage of detail or a GRU's LayerNorm besides, its pictures and patches are larger, or its captions longer."""
+    network has residual blocks, attention, stages of detail or a GRU's LayerNorm besides, its pictures and patches are larger, or its captions longer."""
     if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
         return None
     try:
@@ -178,7 +178,8 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     had, has = origin.config.model, config.model
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
     free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]
-    free += [f"model.{name}:" for name in ("detail", "attention") if not getattr(had, name)]
+    free += ["model.attention:"] if not had.attention else []
+    free += ["model.detail:"] if has.detail[: len(had.detail)] == had.detail else []
     times = config.data.size // origin.config.data.size
     if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
         free += ["data.size:", "model.patch:", "model.critic_patch:"]

@@ -47,7 +47,7 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 def start_from(state: GanState, params: Params) -> GanState:
     """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
 
-    The network may have more residual blocks than the model, a wider refinement, and attention or a stage of detail that the model lacks. They stay as they
+    The network may have more residual blocks than the model, a wider refinement, and attention or stages of detail that the model lacks. They stay as they
     were initialized, the identity (attention to within its LayerScale), with their own columns of the modulations behind the model's, and what the model has
     does not read from them; so the network draws and judges as the model did (Net2Net, arXiv 1511.05641). A longer vocabulary has new rows at its end.
     Only a GRU that begins to read through a LayerNorm is no continuation: it learns its words anew in part.
@@ -85,7 +85,7 @@ def enlarge(params: Params, times: int) -> Params:
 
     for path, x in flat.items():
         match path:
-            case ("generator", "decoder", "head", *_) | ("generator", "decoder", "refine" | "detail", "head", *_):
+            case ("generator", "decoder", *_, "head", "conv", _):
                 flat[path] = spread(x, -1)
             case ("generator", "decoder", "refine", "down", "kernel"):  # reads features, then patches
                 flat[path] = jnp.concatenate([x[..., :-painted, :], spread(x[..., -painted:, :], -2) / times**2], -2)

@@ -7,23 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import Jitted, tiny
 from jaxtyping import TypeCheckError
 
 from dallegan.models.gan import Gan
 
 KEY = jax.random.key(0)
-
-
-class Jitted:
-    """A Gan whose functions are compiled: op by op they take seconds."""
-
-    def __init__(self, gan):
-        self.gan = gan
-
-    def __getattr__(self, name):
-        value = getattr(self.gan, name)
-        return jax.jit(value) if callable(value) else value
 
 
 @functools.cache
@@ -82,7 +71,7 @@ def test_match_is_the_sentence_term_of_the_score():
 
 
 def test_feedback_reaches_encoder_generator_and_decoder():
-    gan = make(model__refine=8, model__detail=8)
+    gan = make(model__refine=8, model__patch=4, model__critic_patch=4, model__detail=(8, 4))
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     # a block's last layer starts at zero, and hides what is before it at the very first step: move off that point
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)

@@ -34,7 +34,7 @@ class Decoder(nn.Module):
             pixels += Refine(c.refine, 3 * c.patch**2, self.dtype, name="refine")(x, pixels)
         image = depth_to_space(pixels, c.patch)
         if c.detail:
-            image += Detail(c.detail, c.patch // 2, self.dtype, name="detail")(x, image)
+            image = Detail(c.detail, c.patch // 2, self.dtype, name="detail")(x, image)
         return jnp.tanh(image.astype(jnp.float32))
 
 
@@ -60,22 +60,25 @@ class Refine(nn.Module):
 
 
 class Detail(nn.Module):
-    """What to add to the painted picture, from one residual block at twice the resolution of the features that it was painted from.
+    """Adds to the painted picture, from one residual block at twice the resolution of the features that it was painted from; then, where there are more
+    `features`, likewise from this block's.
 
     Narrow, since it has four times the positions; the discriminator has its mirror image. Starts at zero, likewise.
     """
 
-    features: int
+    features: tuple[int, ...]  # at least one
     patch: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, image_BHWC: jax.Array) -> jax.Array:
         """[B, h, w, C], [B, H, W, 3] -> [B, H, W, 3]; h is H / (2 patch)."""
-        h = depth_to_space(nn.Conv(4 * self.features, (1, 1), kernel_init=he(), dtype=self.dtype, name="subpixel")(lrelu(x_BHWC)), 2)
-        h += Conv3(self.features, dtype=self.dtype, bias=False, name="stem")(space_to_depth(image_BHWC, self.patch))
-        h = Residual(self.features, 1, self.dtype, name="residual")(h)
-        return depth_to_space(Conv3(3 * self.patch**2, nn.initializers.zeros, self.dtype, name="head")(lrelu(h)), self.patch)
+        features, *finer = self.features
+        h = depth_to_space(nn.Conv(4 * features, (1, 1), kernel_init=he(), dtype=self.dtype, name="subpixel")(lrelu(x_BHWC)), 2)
+        h += Conv3(features, dtype=self.dtype, bias=False, name="stem")(space_to_depth(image_BHWC, self.patch))
+        h = Residual(features, 1, self.dtype, name="residual")(h)
+        image = image_BHWC + depth_to_space(Conv3(3 * self.patch**2, nn.initializers.zeros, self.dtype, name="head")(lrelu(h)), self.patch)
+        return Detail(tuple(finer), self.patch // 2, self.dtype, name="detail")(h, image) if finer else image
 
 
 class DcganDecoder(nn.Module):

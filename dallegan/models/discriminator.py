@@ -85,12 +85,13 @@ class Discriminator(nn.Module):
 
 
 class Detail(nn.Module):
-    """What to add to the patch embeddings, from one residual block in patches half as large: the mirror image of the decoder's.
+    """What to add to the patch embeddings, from one residual block in patches half as large, to which the next of `features` adds likewise: the mirror image of
+    the decoder's.
 
     Starts at zero, so that a trained model goes on where it stood.
     """
 
-    features: int
+    features: tuple[int, ...]  # at least one
     channels: int
     patch: int
     dtype: Dtype = jnp.float32
@@ -98,8 +99,11 @@ class Detail(nn.Module):
     @nn.compact
     def __call__(self, image_BHWC: jax.Array) -> jax.Array:
         """[B, H, W, 3] -> [B, h, w, channels]; h is H / (2 patch)."""
-        h = Conv3(self.features, dtype=self.dtype, name="stem")(space_to_depth(image_BHWC, self.patch))
-        h = Residual(self.features, 1, self.dtype, name="residual")(h)
+        features, *finer = self.features
+        h = Conv3(features, dtype=self.dtype, name="stem")(space_to_depth(image_BHWC, self.patch))
+        if finer:
+            h += Detail(tuple(finer), features, self.patch // 2, self.dtype, name="detail")(image_BHWC)
+        h = Residual(features, 1, self.dtype, name="residual")(h)
         return nn.Dense(self.channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="down")(space_to_depth(lrelu(h), 2))
 
 
