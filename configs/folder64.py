@@ -1,8 +1,9 @@
 """A few hundred captioned pictures of your own at 64 px, on from `storybook-64`, with what the discriminator sees augmented. A 2-core CPU.
 
 python train.py folder64 --data.source folder:my_pictures --workdir runs/mine
-On 400 emoji (`python benchmarks/emoji_folder.py my_pictures`), 2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 21 min, 28.7
-images/s. By `python -m dallegan.evaluate --model runs/mine --n 1000`: KID 0.157, recall 0.005, coverage 0.14, memorized 0.000, deviation within a caption 11.2.
+Not yet run on from the `storybook-64` that draws two objects. From the one before, on 400 emoji (`python benchmarks/emoji_folder.py my_pictures`), 2 cores of
+an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 21 min, 28.7 images/s. By `python -m dallegan.evaluate --model runs/mine --n 1000`: KID 0.157,
+recall 0.005, coverage 0.14, memorized 0.000, deviation within a caption 11.2.
 It neither collapses nor copies, and draws things with outlines on white, a shape a caption and variants of it; what the caption names can be recognized in
 few of them.
 """
@@ -17,15 +18,15 @@ def config() -> Config:
         batch=32,
         init_from="storybook-64",
         data=DataConfig(source="folder:my_pictures", size=64, flip=True),
-        text=TextConfig(encoder="rnn", length=32, layers=1),
+        text=TextConfig(encoder="rnn", length=32, layers=1, prenorm=True),
         model=ModelConfig(
             width=256,
-            style=160,
+            style=152,
             blocks=2,
             patch=4,
             refine=128,
-            detail=(64,),
-            attention=(),
+            detail=(64, 16),
+            attention=(4, 8),
             critic_patch=4,
             critic_widths=(128, 128, 256),
             critic_blocks=(0, 2, 1),

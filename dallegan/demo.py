@@ -34,7 +34,7 @@ BEST_OF = 8
 WAITING = 32  # requests, beyond which the page says that it is busy
 FRAMES = 16  # of the way between two captions
 KEPT = 20  # answers whose files stay on disk
-EXAMPLES = ["一只棕色的大熊站在雪地里", "a big brown bear standing in the snow", "a small red car in the desert", "海边的一艘蓝色小船"]
+EXAMPLES = ["一只棕色的大熊站在雪地里", "a big brown bear standing in the snow", "a red cat to the left of a blue house in the snow", "海边的一艘蓝色小船"]
 WAYS = [["a small red car in the desert", "一只棕色的大熊站在雪地里"], ["一只黄色的小狗坐在草地上", "a big purple fish in the sea"]]
 # the browser enlarges, so that what is downloaded is what was drawn
 CSS = ".pixels img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain; }"

@@ -72,6 +72,7 @@ def test_as_many_processes_as_one_likes(alone, tmp_path, processes):
     assert read(tmp_path / "run") == read(alone)
 
 
+@pytest.mark.slow
 def test_a_larger_network_starts_from_a_run(alone, tmp_path):
     """Whose parameters were restored to one device, where the new run's lie on four, of one process or of two."""
     ends = [final(alone)]
