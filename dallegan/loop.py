@@ -204,7 +204,11 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
     path = workdir / "config.json"
     try:
         if path.exists():
-            differing = configs.conflicts(configs.from_json(path.read_text("utf-8", "replace")), config)
+            try:
+                begun = configs.from_json(path.read_text("utf-8", "replace"))
+            except UserError as error:
+                raise UserError(f"{path}: {error}: choose another --workdir") from None
+            differing = configs.conflicts(begun, config)
             if differing:
                 raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
         elif any((workdir / "checkpoints").glob("*")):

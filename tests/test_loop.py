@@ -248,6 +248,12 @@ def test_another_configuration_is_refused(finished):
     assert "--workdir" in str(error.value)
 
 
+def test_a_run_of_a_configuration_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {"detail": 64}}')
+    with pytest.raises(UserError, match=r"config.json: not a dallegan configuration: detail is 64: choose another --workdir"):
+        train(tiny(workdir=str(tmp_path)))
+
+
 def test_checkpoints_of_unknown_origin_are_refused(finished, tmp_path):
     shutil.copytree(finished / "checkpoints", tmp_path / "orphan" / "checkpoints")
     with pytest.raises(UserError, match=r"no config.json that says of what"):
