@@ -147,7 +147,7 @@ class Config:
 
 POSITIVE = """
     steps batch data.threads data.prefetch data.objects text.length text.width text.layers text.heads model.noise model.style model.width
-    model.patch model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp parallel.accumulate
+    model.patch model.detail model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp parallel.accumulate
     parallel.processes
 """
 LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1)  # least value of a number; of the others 0

@@ -69,6 +69,7 @@ BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),
     "jit 2": (BASE, 2),
+    "jit 4": (BASE, 4),
     "jit 8": (BASE, 8),
     "pmap 8": (tiny(**SETTINGS, parallel__strategy="pmap"), 8),
     "fsdp 2x4": (tiny(**SETTINGS, parallel__fsdp=4), 8),

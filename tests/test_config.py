@@ -45,6 +45,7 @@ def test_flags_override_a_preset():
         ({"loss__penalty_share": 0.7}, "1, 1/2, 1/3"),
         ({"model__critic_widths": (), "model__critic_blocks": ()}, "at least one block"),
         ({"model__critic_patch": 16}, "--model.critic-patch 16"),
+        ({"model__detail": (0,)}, "--model.detail 0: must be a number from 1 to 65536"),
         ({"model__detail": (8, 8), "model__patch": 2}, r"--model.detail 8 8: each halves --model.patch 2 and --model.critic-patch \d+; take fewer, or"),
         ({"model__recipe": "dcgan"}, "--loss.contrast"),
         ({"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__muon": 25.0}, "--optim.muon 25.0"),

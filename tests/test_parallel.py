@@ -19,7 +19,7 @@ def report():
     return json.loads(done.stdout)
 
 
-WAYS = ["jit 2", "jit 8", "pmap 8", "fsdp 2x4"]
+WAYS = ["jit 2", "jit 4", "jit 8", "pmap 8", "fsdp 2x4"]
 
 
 @pytest.mark.parametrize("way", [*WAYS, "parts 2"])
