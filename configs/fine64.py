@@ -1,12 +1,13 @@
 """The default model that ships, `storybook-64`: `pairs64` with a second stage of detail, at single pixels. A 2-core CPU.
 
 python train.py fine64
+python train.py fine64 --init-from runs/fine64 --workdir runs/fine64b --seed 15 --steps 3200 --loss.gamma 0.06 0.02 --optim.lr 3e-4 1e-5 --optim.lr-d 3e-4 1e-5
 
-2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27: 1 h 8 min, 19 images/s beside some other work (22.7 by benchmarks/train_speed.py),
-compiled in 24 s. By `python -m dallegan.evaluate --n 2000`: right in everything 98.3 % of captions of one object and 88.7 % of those of two (`test`), 98.8 and
-88.2 % (`heldout`); each object where it belongs in 99.5 %, each colour on its own object in 89.7 %; 1,271 of 1,280 combinations; KID 0.034, precision 0.27,
-recall 0.58.
-Saved with `dallegan.load("runs/fine64").save(FOLDER)`.
+2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27 and 28: 1 h 8 min and 1 h 23 min, 19 to 22 images/s beside some other work (22.7 by
+benchmarks/train_speed.py), compiled in 24 s. By `python -m dallegan.evaluate --n 2000` after each: right in everything 98.3 and 99.4 % of captions of one
+object (`test`; 98.8 and 98.7 % of `heldout`), 88.7 and 92.1 % of those of two (88.2 and 91.4 %); each object where it belongs in 99.5 and 100 %, each colour
+on its own object in 89.7 and 93.2 %; 1,271 and 1,275 of 1,280 combinations; KID 0.034 and 0.024, precision 0.27 and 0.48, recall 0.58 and 0.73.
+Saved with `dallegan.load("runs/fine64b").save(FOLDER)`.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
