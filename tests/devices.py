@@ -1,5 +1,5 @@
-"""Run by test_parallel.py on eight simulated devices: the same runs of three steps in several ways; prints as JSON how far each is from one device's, and
-what its devices exchange."""
+"""Run by test_parallel.py on eight simulated devices, with the names of some of WAYS: the same runs of three steps in each way; prints as JSON how far each
+is from one device's, and what its devices exchange."""
 
 import functools
 import json
@@ -31,9 +31,12 @@ def run(config, devices):
     source = make_source(config)
     batches = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
     leaves = lambda state: [np.array(x) for x in jax.tree.leaves(runner.view(state).params)]
+    if config.parallel.fsdp == 4:  # made in their place, shard by shard
+        for mine, whole in zip(leaves(runner.init()), leaves(FRESH), strict=True):
+            np.testing.assert_allclose(mine, whole, atol=1e-6)
     params, losses = [], []
     for start in STARTS:
-        state = runner.place(start_from(runner.view(runner.init()), start))  # as a run with `init_from`
+        state = runner.place(start_from(FRESH, start))  # as a run with `init_from`
         before = leaves(state)
         for _ in range(3):
             state, metrics = runner.step(state, runner.put(next(batches)))
@@ -78,8 +81,10 @@ WAYS = {
 }
 
 assert jax.device_count() == 8
-STARTS = [jax.jit(Gan(BASE.text, BASE.model, BASE.data.size).init)(jax.random.key(n)) for n in range(RUNS)]
-found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items()}
+gan = Gan(BASE.text, BASE.model, BASE.data.size)
+FRESH = jax.tree.map(np.asarray, jax.jit(lambda: init_state(gan, optimizer(BASE), BASE))())  # on the host, since a step donates its state
+STARTS = [jax.jit(gan.init)(jax.random.key(n)) for n in range(RUNS)]
+found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items() if name in sys.argv}
 report = {}
 for name, (params, other, about) in found.items():
     reference, losses, _ = found["parts 1" if "parts" in name else "jit 1"]

@@ -124,7 +124,7 @@ def test_functions_work_under_jit_vmap_and_grad():
 @pytest.mark.parametrize("recipe", ["residual", "dcgan"])
 def test_scores_are_not_rounded_to_bfloat16(recipe):
     """Whose steps between scores of 16 and 32 are an eighth: losses take their differences."""
-    gan = dataclasses.replace(make(model__recipe=recipe).gan, dtype=jnp.bfloat16)
+    gan = Jitted(dataclasses.replace(make(model__recipe=recipe).gan, dtype=jnp.bfloat16))
     params, tokens = gan.init(KEY), jnp.ones((8, gan.text.length), jnp.int32)
     scores = gan.discriminate(params, jax.random.normal(KEY, (8, 32, 32, 3)), tokens)
     assert scores.dtype == jnp.float32

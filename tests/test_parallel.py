@@ -10,16 +10,17 @@ from dallegan.config import load_preset
 from dallegan.errors import UserError
 from dallegan.parallel import check_devices
 
+FAST, SLOW = ["jit 8", "pmap 8", "fsdp 2x4"], ["jit 2", "jit 4"]
+WAYS = [*FAST, *(pytest.param(way, marks=pytest.mark.slow) for way in SLOW)]
+
 
 @pytest.fixture(scope="module")
-def report():
+def report(request):
+    ways = ["jit 1", *FAST, "parts 1", "parts 2", *(SLOW if request.config.getoption("--slow") else [])]
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, ROOT / "tests" / "devices.py"], env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, ROOT / "tests" / "devices.py", *ways], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
-
-
-WAYS = ["jit 2", "jit 4", "jit 8", "pmap 8", "fsdp 2x4"]
 
 
 @pytest.mark.parametrize("way", [*WAYS, "parts 2"])

@@ -75,9 +75,9 @@ def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
     config = tiny(loss__shift=0.0, loss__diversity=2.0, text__length=6)
     batch = {k: v if k == "image" else v[:, :6] for k, v in batches[0].items()}
     gan, plain = Gan(config.text, config.model, config.data.size), optax.sgd(1.0)
-    params = jax.jit(gan.init)(stream(config.seed, 0, Stream.INIT))
-    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(5), p.shape), params)  # off the zeros of the first step
-    state = init_state(gan, plain, config).replace(params=params)
+    state = jax.jit(lambda: init_state(gan, plain, config))()
+    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(5), p.shape), state.params)  # off the zeros of the first step
+    state = state.replace(params=params)
     new, _ = jax.jit(make_train_step(gan, plain, config))(state, batch)
 
     real, tokens, negative = to_float(batch["image"]), batch["tokens"], batch["negative"]

@@ -11,8 +11,6 @@ from dallegan.config import TextConfig
 from dallegan.models.layers import Dtype, attend
 from dallegan.shapes import Bool, Float
 
-UNROLL = 4  # tokens to a turn of the GRU's loop: as fast as no loop at all, and compiled a third sooner (benchmarks/LOG.md)
-
 
 class Text(flax.struct.PyTreeNode):
     """An encoded caption."""
@@ -74,7 +72,7 @@ class Encoder(nn.Module):
         c = self.config
         lengths = jnp.sum(mask_BT, 1)
         for i in range(c.layers):
-            forward, backward = (nn.RNN(nn.GRUCell(c.width // 2, dtype=self.dtype, name=f"{way}{i}"), unroll=UNROLL) for way in ("forward", "backward"))
+            forward, backward = (nn.RNN(nn.GRUCell(c.width // 2, dtype=self.dtype, name=f"{way}{i}")) for way in ("forward", "backward"))
             h = nn.LayerNorm(dtype=self.dtype, name=f"norm{i}")(x_BTD) if c.prenorm else x_BTD
             # residual, so that the words themselves reach the sentence vector from the first step on
             x_BTD = x_BTD + jnp.asarray(nn.Bidirectional(forward, backward, name=f"bidirectional{i}")(h, seq_lengths=lengths))
