@@ -63,6 +63,7 @@ def test_a_run_needs_a_directory():
         train(tiny(workdir=""))
 
 
+@pytest.mark.slow
 def test_a_pretrained_encoder_takes_the_tokenizers_place(tmp_path):
     workdir = tmp_path / "run"
     train(tiny(workdir=str(workdir), text__encoder="frozen", steps=3))
