@@ -239,6 +239,22 @@ def test_larger_pictures_start_where_the_model_stood(finished, tmp_path):
     assert not (tmp_path / "seen").exists()
 
 
+@pytest.mark.slow
+def test_a_run_of_another_network_begins_with_that_model(finished, tmp_path):
+    """What the tests above compare is what a run begins with: all of it at once, without learning."""
+    larger = {"data__size": 32, "data__objects": 2, "model__patch": 4, "model__critic_patch": 8, "text__length": 28, "text__prenorm": True}
+    deeper = {"model__blocks": 2, "model__critic_blocks": (1, 2), "model__refine": 8, "model__detail": (8,)}
+    rates = {"optim__lr": (0.0, 0.0), "optim__lr_d": (0.0, 0.0), "log__evaluate": 0}
+    config = tiny(workdir=str(tmp_path / "run"), steps=1, init_from=str(finished), **larger, **deeper, **rates)
+    expected = begun(config)
+    train(config)
+    found = dallegan.load(config.workdir)
+    assert found.tokenizer.encode("a red cat").tolist() == expected.tokenizer.encode("a red cat").tolist()
+    assert jax.tree.structure(found.params) == jax.tree.structure(expected.params)
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_a_model_of_another_shape_is_no_start(finished, tmp_path):
     with pytest.raises(UserError, match=r"another network \(model.width: 16 -> 32\)"):
         train(tiny(workdir=str(tmp_path / "wide"), init_from=str(finished), model__width=32))
