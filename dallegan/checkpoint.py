@@ -9,14 +9,11 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from dallegan.errors import UserError
 from dallegan.files import write_whole
-from dallegan.runtime import all_agree, is_main
+from dallegan.runtime import all_agree, is_main, told_by_main
 
 SUMS = "checksums.json"  # in a checkpoint's folder: {file: [bytes, crc32]}, written last
 BLOCK = 2**24  # bytes read at once
@@ -139,10 +136,7 @@ class Checkpoints:
                 pass  # killed between the last byte and the checksums, or older: Orbax's own commit marker stands for it
             except (OSError, ValueError, AttributeError) as error:
                 found = type(error).__name__
-        if jax.process_count() == 1:
-            return found
-        padded = np.frombuffer(found.encode()[:200].ljust(200), np.uint8)
-        return bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
+        return told_by_main(found)
 
     def close(self) -> None:
         """Waits for what is being written, and releases Orbax's threads."""

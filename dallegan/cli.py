@@ -14,6 +14,7 @@ from dallegan.config import Config, load_preset, presets
 from dallegan.errors import UserError
 
 T = TypeVar("T")
+LESS = "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, or with a smaller --batch"
 
 
 def parse(kind: type[T], prog: str, **options: Any) -> T:
@@ -46,7 +47,8 @@ def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Runs a command; exit code 2 and one line on stderr for bad input, 130 for a second Ctrl-C. Warnings are a line each."""
+    """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 130 for a second Ctrl-C.
+    Warnings are a line each."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         main()
@@ -58,4 +60,14 @@ def run(main: Callable[[], None]) -> int:
         return 130
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"error: {error.filename or 'the system says'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
+            raise
+        print(f"error: out of memory ({(str(error) or type(error).__name__).splitlines()[0]}). {LESS}", file=sys.stderr)
+        return 2
     return 0

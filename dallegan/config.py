@@ -76,7 +76,7 @@ class LossConfig:
     matching: float = 1.0  # weight of the caption-matching term
     contrast: tuple[float, float] = (1.0, 1.0)  # weight of the contrastive term over the batch: discriminator's, generator's
     diversity: float = 0.0  # weight of the generator's diversity term: two pictures of one caption shall differ
-    apart: float = 0.5  # by this share of the distance between real pictures of different captions; beyond it the term is silent
+    apart: float = 0.5  # the margin of the diversity term, a share of the mean distance between real pictures: pairs farther apart than that add nothing
     shift: float = 0.0625  # each picture shown to the discriminator is moved by up to this share of its side
     colour: float = 0.0  # and its brightness, saturation and contrast are changed: 1 as much as in arXiv 2006.10738, for small data
     cutout: float = 0.0  # and a square of this share of its side is blanked, likewise: 0.5 there
@@ -88,8 +88,8 @@ class OptimConfig:
 
     lr: tuple[float, float] = (2e-4, 5e-5)  # of encoder, generator and decoder: cosine from, to
     lr_d: tuple[float, float] = (2e-4, 5e-5)  # of the discriminator, likewise
-    muon: float = 0.0  # hidden kernels of the trunks move by Muon at so many times the rate; 0: all parameters by Adam
-    fan: int = 512  # Adam's kernels of a fan-in above this move at fan / fan-in times the rate; 0: all move at the rate
+    muon: float = 0.0  # Muon's rate for the hidden kernels of the trunks, as a multiple of the rate above; 0: Adam for all parameters
+    fan: int = 512  # a kernel of a larger fan-in has Adam's rate times fan / fan-in; 0: all have the rate
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
     beta1: float = 0.0
     beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run
@@ -116,7 +116,7 @@ class LogConfig:
 
     metrics: int = 1600  # images between lines of metrics.jsonl
     samples: int = 10_000  # images between sample grids
-    evaluate: int = 10_000  # images between evaluations by the judge, on storybook of 32 or 64 px; 0: none
+    evaluate: int = 10_000  # images between evaluations by the judge, on storybook of 32 or 64 px, beside those of each checkpoint; 0: none
     checkpoint: int = 10_000  # images between checkpoints
     keep: int = 2  # newest checkpoints kept, beside the one that did best where the run evaluates
     hang: int = 1800  # seconds without a step after which every process prints its stacks and exits; 0: never
@@ -152,7 +152,7 @@ POSITIVE = """
 """
 LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1)  # least value of a number; of the others 0
 # most of one, of what decides the network: a model that is loaded may come from anywhere
-MOST: dict[str, int] = {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20}
+MOST: dict[str, int] = {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20, "log.hang": 10**6}
 
 
 def _power_of_two(n: float) -> bool:
@@ -172,7 +172,7 @@ def check(config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')}: has {len(values)} values")
     if c.seed >= 2**32:
         raise UserError(f"--seed {c.seed}: must be below 2^32")
-    if m.width % 128 and m.width % 4:
+    if m.width % 4:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, the heads of its attention; multiples of 128 are fast")
     if not m.critic_blocks or not m.blocks:
         raise UserError("--model.blocks and --model.critic-blocks need at least one block")
@@ -189,6 +189,13 @@ def check(config: Config) -> None:
         raise UserError(f"--model.detail {stages}: each halves {patches}; take fewer, or larger patches")
     if len(m.critic_widths) != len(m.critic_blocks):
         raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
+    sides = [4 * 2**i for i in range(int(math.log2(c.data.size / m.patch / 4)))] if m.recipe == "residual" else []
+    if never := sorted(set(m.attention) - set(sides)) if sides else []:
+        raise UserError(f"--model.attention {' '.join(map(str, never))}: the blocks of {c.data.size} px work on maps of sides {', '.join(map(str, sides))}")
+    if not all(0 <= beta < 1 for beta in (c.optim.beta1, *c.optim.beta2)):
+        raise UserError(f"--optim.beta1 {c.optim.beta1}, --optim.beta2 {' '.join(map(str, c.optim.beta2))}: must be from 0 to below 1")
+    if not c.optim.eps > 0:
+        raise UserError(f"--optim.eps {c.optim.eps}: must be above 0, or an unused word's zero gradient is divided by zero")
     if c.text.vocab < 300:
         raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
     if c.text.width % c.text.heads:
@@ -245,7 +252,7 @@ def from_json(text: str) -> Config:
     """The configuration that `to_json` wrote; UserError where the text is something else."""
     try:
         return _build(Config, json.loads(text))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"not a dallegan configuration: {error}") from None
 
 

@@ -38,9 +38,7 @@ from dallegan.features import Features, by_chunks, make_features
 from dallegan.files import write_whole, writing
 from dallegan.image import grid, save_png
 from dallegan.models.efficientnet import installed
-from dallegan.models.gan import Gan, Params
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
-from dallegan.models.layers import to_float
 from dallegan.parallel import compiled
 from dallegan.runtime import about, restart_with_huge_pages
 from dallegan.sampling import DEFAULT, Model, load
@@ -157,11 +155,6 @@ def draw(model: Model, captions: Sequence[str], n: int, seed: int, what: str) ->
     return np.concatenate(pieces)
 
 
-def _critic(gan: Gan, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
-    """The discriminator's score of uint8 pictures with their captions' tokens."""
-    return gan.discriminate(params, to_float(batch["image"]), batch["tokens"])
-
-
 def said_by(examples: Iterable[Example]) -> Facts:
     """What the captions of storybook examples say."""
     scenes, captions = zip(*(e.truth for e in examples), strict=True)
@@ -206,8 +199,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
             part["on_shuffled"] = judged.obedience(jax.tree.map(lambda x: np.roll(x, 1, 0), said))
             score = np.asarray(log_likelihood(judged.seen, said)) - 1e3 * ~right
         elif not shown:
-            batch = {"image": fake, "tokens": model.tokenizer.encode(captions, quiet=True)}
-            score = by_chunks(functools.partial(compiled(_critic, (0,)), model.gan, model.params), batch, "critic")
+            score = model.score(fake, model.tokenizer.encode(captions, quiet=True))
         if features is not None:
             seen, drawn = features.of_real(real), features.extract(fake)
             part |= distances(seen, drawn, features.frechet) | clip_scores(features, seen, drawn, captions)

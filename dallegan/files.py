@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,11 +11,16 @@ from dallegan.errors import UserError
 
 
 def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:
-    """Writes a file by way of a temporary one beside it: a kill leaves the old file or the new one, never half."""
+    """Writes a file by way of a temporary one beside it, of a name of its own: a kill leaves the old file or the new one, never half, and of several
+    writers at once each leaves it whole."""
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        partial.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

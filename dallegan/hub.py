@@ -18,7 +18,7 @@ from dallegan.curves import evaluated
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.files import write_whole
-from dallegan.image import grid, png
+from dallegan.image import grid, save_png
 from dallegan.remote import NEEDED, explain, fetch, hub
 from dallegan.sampling import SHIPPED, Model, load, parted
 
@@ -75,7 +75,7 @@ def upload(args: Upload) -> None:
         prompts = example_prompts(model)
         images = model.sample(prompts, n=6)
         rows = [list(images[6 * i : 6 * (i + 1)]) for i in range(len(prompts))]
-        write_whole(folder / "samples.png", png(grid(rows, prompts), {"prompts": json.dumps(prompts, ensure_ascii=False), "seed": "0"}))
+        save_png(grid(rows, prompts), folder / "samples.png", {"prompts": json.dumps(prompts, ensure_ascii=False), "seed": "0"})
         try:
             text = args.card.read_text("utf-8") if args.card else card(model, args.name, args.license, prompts, measured(args.model, model.config.log.keep))
         except (OSError, ValueError) as error:
@@ -117,6 +117,7 @@ def card(model: Model, name: str, licence: str, prompts: list[str], scores: dict
     """The model card, in Markdown with the Hub's header."""
     c = model.config
     count = {part: sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for part, tree in model.params.items()}
+    penalty = f" with R1{' and R2' if c.loss.r2 else ''}, γ {c.loss.gamma[0]} to {c.loss.gamma[1]}" if any(c.loss.gamma) else ""
     chinese = any("\u4e00" <= x <= "\u9fff" for prompt in prompts for x in prompt)
     facts = {
         "pictures": f"{c.data.size}×{c.data.size} pixels",
@@ -124,7 +125,7 @@ def card(model: Model, name: str, licence: str, prompts: list[str], scores: dict
         "caption": f"encoder `{c.text.encoder}`" + f", up to {c.text.length - 1} tokens of a vocabulary of {model.tokenizer.size}" * (model.tokenizer.size > 0),
         "data": f"`{c.data.source}`",
         "budget": f"{c.steps} steps of {c.batch} pictures",
-        "loss": f"`{c.loss.adversarial}` with R1{' and R2' if c.loss.r2 else ''}, γ {c.loss.gamma[0]} to {c.loss.gamma[1]}",
+        "loss": f"`{c.loss.adversarial}`{penalty}",
         **({"alignment while training": f"{scores['alignment']:.3f} after {scores['images']:,} pictures"} if scores else {}),
         "model hash": f"`{model.digest}`",
     }  # fmt: skip

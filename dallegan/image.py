@@ -23,7 +23,7 @@ class ImageError(ValueError):
 def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     """uint8[size, size, 3]: EXIF-rotated, transparency over white, shorter side resized to `size`, centre-cropped.
 
-    Raises ImageError for broken, truncated or huge (> 64 megapixel) files.
+    Raises ImageError for broken, truncated or huge (> 64 megapixel) files, OSError for those that the file system does not give.
     """
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
@@ -39,6 +39,10 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
         raise ImageError("too many pixels") from None
     except UnidentifiedImageError:  # its message names an address in memory
         raise ImageError("no picture, or of a kind that Pillow does not read") from None
+    except OSError as error:
+        if error.errno is not None:  # the file system's, not Pillow's
+            raise
+        raise ImageError(str(error).splitlines()[0]) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         raise ImageError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
 

@@ -30,8 +30,8 @@ from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
 from dallegan.report import write_report
-from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, all_same, from_main, is_main
-from dallegan.sampling import Model, load, make_gan
+from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, all_same, from_main, is_main, on_main
+from dallegan.sampling import WEIGHTS, Model, load, make_gan
 from dallegan.state import GanState, enlarge, init_state, start_from
 from dallegan.steps import make_train_step
 from dallegan.tokenizer import SentenceVectors, load_tokenizer
@@ -64,13 +64,15 @@ def train(config: Config) -> None:
         SentenceVectors()  # is its extra there?
 
     # 2. Build: the run's directory, tokenizer, the four parts.
-    if is_main():
+
+    def build() -> None:
         _claim(workdir, config)
         if origin is not None or not (workdir / "tokenizer.model").exists():
+            made = make_tokenizer(source, config)
             with writing(workdir / "tokenizer.model"):
-                made = make_tokenizer(source, config)
                 (origin.tokenizer.extended(made, config.text.vocab) if origin else made).save(workdir / "tokenizer.model")
-    all_agree(True)  # wait for it
+
+    on_main(build)
     if not all_agree((workdir / "tokenizer.model").exists()):
         raise UserError(f"--workdir {workdir}: all processes must see the same directory; name one on a file system that they share")
     if skipped := _write_skipped(workdir, source):
@@ -147,7 +149,7 @@ def train(config: Config) -> None:
                         with surviving("the sample grid"):
                             save_samples(model, source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
             score = from_main(log.evaluated.get("alignment")) if evaluation_due else None
-            if metrics_due or evaluation_due:
+            if metrics_due or evaluation_due or stopped:
                 log.write(step)
             if checkpoint_due or stopped:
                 with clock("save"):
@@ -169,7 +171,7 @@ def train(config: Config) -> None:
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless the run's
     network has residual blocks, attention, stages of detail or a GRU's LayerNorm besides, its pictures and patches are larger, or its captions longer."""
-    if not config.init_from or any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
+    if not config.init_from or _begun(workdir):
         return None
     try:
         origin = load(config.init_from)
@@ -199,23 +201,30 @@ def _due(step: int, every: int, config: Config) -> bool:
     return step == config.steps or step * config.batch // every != (step - 1) * config.batch // every
 
 
+def _begun(workdir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint to go on from, or the remains of one."""
+    return any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
+
+
 def _claim(workdir: pathlib.Path, config: Config) -> None:
-    """Makes the run's directory and its config.json, or checks that it belongs to this configuration."""
-    path = workdir / "config.json"
+    """Makes the run's directory and its config.json, or checks that it belongs to this configuration. A run that ended before its first checkpoint has
+    nothing to go on from, and gives way to another."""
+    path, begun, differing = workdir / "config.json", _begun(workdir), []
     try:
         if path.exists():
             try:
-                begun = configs.from_json(path.read_text("utf-8", "replace"))
+                differing = configs.conflicts(configs.from_json(path.read_text("utf-8", "replace")), config)
             except UserError as error:
                 raise UserError(f"{path}: {error}: choose another --workdir") from None
-            differing = configs.conflicts(begun, config)
-            if differing:
+            if differing and (begun or (workdir / WEIGHTS).exists()):
                 raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
-        elif any((workdir / "checkpoints").glob("*")):
+        elif begun:
             raise UserError(f"{workdir} has checkpoints and no config.json that says of what: choose another --workdir")
         for folder in (workdir, workdir / "samples"):
             folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if differing:
+            (workdir / "tokenizer.model").unlink(missing_ok=True)  # before config.json says that it is this run's
+        if differing or not path.exists():
             write_whole(path, configs.to_json(config))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from None

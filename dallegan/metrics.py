@@ -122,8 +122,8 @@ def density_coverage(real: Features, fake: OtherFeatures, k: int = 5) -> tuple[S
 
 @jax.jit
 def memorized(real: Features, fake: OtherFeatures) -> Scalar:
-    """Share of generated pictures that replicate one of the training set: nearer to it than a third of the way to the next, as arXiv
-    2310.02664 has it of pixels. Of a set's own pictures all do, of fresh ones few or none; no two rows of `real` may be equal."""
+    """Share of generated pictures that replicate one of the training set: the distance to the nearest is less than a third of that to the second nearest, as
+    arXiv 2310.02664 has it of pixels. Of a set's own pictures all do, of fresh ones few or none; no two rows of `real` may be equal."""
     real, fake = _centred(real, fake)
 
     def one(row: jax.Array) -> jax.Array:

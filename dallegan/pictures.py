@@ -23,7 +23,8 @@ from dallegan.sampling import Model
 Format = Literal["png", "webp", "jpeg"]
 QUALITY = {"webp": {"lossless": True}, "jpeg": {"quality": 95, "subsampling": 0}}
 BLOCK = 64  # prompts drawn together
-GRID_ROWS = 64  # prompts shown in the grid
+GRID_ROWS, GRID_COLUMNS = 64, 16  # prompts shown in the sheet, and pictures of each
+SHEET = 12_000  # most pixels of its width and height: WebP takes 16,383
 MILLISECONDS = 80  # a frame of an animation
 MOST = 4000  # characters of a prompt in a JPEG file, whose EXIF has room for 64 KB: up to 12 bytes each
 
@@ -97,8 +98,11 @@ def _draw(model: Model, prompts: Sequence[str], order: Order) -> Iterator[tuple[
 
 
 def write_grid(model: Model, written: list[Written], out: pathlib.Path, order: Order, cell: int) -> pathlib.Path:
-    """A sheet of pictures that were written, a row a prompt under its caption, each `cell` pixels wide or more."""
-    rows = [list(row) for _, row in itertools.groupby(written, key=lambda w: w.prompt)]
+    """A sheet of pictures that were written, a row a prompt under its caption, each `cell` pixels wide or more: of so many rows and columns, and of
+    such a `cell` at most, that its sides stay below `SHEET`."""
+    side, gap, caption = model.config.data.size, 4, 48  # of two lines
+    rows = [list(row)[:GRID_COLUMNS][: SHEET // (side + gap)] for _, row in itertools.groupby(written, key=lambda w: w.prompt)][: SHEET // (side + caption)]
+    cell = min(cell, SHEET // len(rows) - caption, SHEET // max(map(len, rows)) - gap)
     prompts = [row[0].prompt for row in rows]
     info = order.info(model, json.dumps(prompts, ensure_ascii=False), 0) | {"n": str(order.n), "cell": str(cell)}
     path, there = _free(out, "grid", info, order)

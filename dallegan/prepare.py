@@ -35,9 +35,10 @@ from dallegan.cli import parse, run
 from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
-from dallegan.data.source import UNREADABLE, Files, Source
+from dallegan.data.source import Files, Source, Unusable
 from dallegan.errors import UserError
 from dallegan.files import write_whole, writing
+from dallegan.image import ImageError
 from dallegan.tokenizer import Tokenizer
 
 QUALITY: dict[str, dict[str, int]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}, "webp": {"quality": 95}}  # subsampling 0: 4:4:4
@@ -104,8 +105,8 @@ def claim(file: IO[bytes], byte: int, wait: bool = False) -> Iterator[bool]:
 
 
 def work(job: Job, tick: Callable[[int], None]) -> None:
-    """Makes what nobody else makes, until the manifest is there. tick: told of each picture, and of a shard taken back from the count once it is
-    a file. UserError where it cannot be written."""
+    """Makes shards that no other worker has locked, until the manifest is there. tick: gets 1 for each picture, and minus its pictures for a shard that is
+    complete, since those are counted by their files. UserError where it cannot be written, or the source not be read."""
     with writing(job.out / ".claims"), open(job.out / ".claims", "ab") as claims:
         while not (job.out / "manifest.json").exists():
             left = [k for k in range(job.shards) if not job.path(k).exists()]
@@ -132,12 +133,14 @@ def make(job: Job, shard: int, tick: Callable[[int], None]) -> None:
         for i in indices:
             try:
                 image, texts = read(job.source, i)
-            except UNREADABLE as error:
+            except (Unusable, ImageError) as error:
                 skipped.append((job.source.name(i) if isinstance(job.source, Files) else str(i), str(error).splitlines()[0]))
             else:
                 writer.write(msgpack.packb({"image": encode(image, job.plan["format"]), "captions": texts}))
             tick(1)
         writer.close()
+    except OSError as error:  # of the disk or the bucket, not of the picture: it may be there at the next try, and the bytes must be the same
+        raise UserError(f"cannot read {job.plan['source']}: {error}; the same command goes on") from None
     except RuntimeError as error:  # the package's own
         raise UserError(f"cannot write {part}: {error}") from None
     with open(part, "rb") as file:
@@ -225,7 +228,7 @@ def begin(args: Args, out: pathlib.Path) -> Job:
     return Job(source, out, plan, skipped)
 
 
-def crew(job: Job, made: Any, me: int, errors: Any) -> None:
+def worker(job: Job, made: Any, me: int, errors: Any) -> None:
     """A worker process: ends with the command that started it, and tells it of an error."""
 
     def tick(n: int) -> None:
@@ -248,9 +251,9 @@ def share(job: Job, workers: int) -> None:
     early: list[int] = []
     old = signal.signal(signal.SIGINT, lambda number, _: early.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    people = [context.Process(target=crew, args=(job, made, i, errors), daemon=True) for i in range(workers)]
-    for person in people:
-        person.start()
+    processes = [context.Process(target=worker, args=(job, made, i, errors), daemon=True) for i in range(workers)]
+    for process in processes:
+        process.start()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGINT, old)
     if early:
@@ -258,12 +261,12 @@ def share(job: Job, workers: int) -> None:
     reached = lambda: min(job.plan["read"], job.plan["shard"] * sum(job.path(k).exists() for k in range(job.shards)) + sum(made))
     tty = sys.stderr.isatty()
     with tqdm(total=job.plan["read"], initial=reached(), unit="img", dynamic_ncols=tty, mininterval=0.5 if tty else 30, desc=job.out.name) as bar:
-        while errors.empty() and any(person.is_alive() for person in people):
-            multiprocessing.connection.wait([person.sentinel for person in people if person.is_alive()], 0.5)
+        while errors.empty() and any(process.is_alive() for process in processes):
+            multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()], 0.5)
             bar.update(max(0, reached() - bar.n))
     if not errors.empty():
         raise UserError(errors.get())
-    if failed := [person.exitcode for person in people if person.exitcode]:
+    if failed := [process.exitcode for process in processes if process.exitcode]:
         raise UserError(f"a worker ended with exit code {failed[0]}, killed perhaps for want of memory: the same command goes on, with fewer --workers")
 
 

@@ -17,4 +17,4 @@ class Stream(enum.IntEnum):
 
 def stream(seed: int | jax.Array, step: int | jax.Array, name: Stream) -> jax.Array:
     """The key of a stream at a step."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(name))
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step), int(name))

@@ -10,10 +10,11 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -47,7 +48,7 @@ def about() -> dict[str, Any]:
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu"
     return {
-        "command": " ".join(["python", _script(), *sys.argv[1:]]),
+        "command": f"python {_script()} {shlex.join(sys.argv[1:])}".rstrip(),
         "date": datetime.date.today().isoformat(),
         "device": f"{os.cpu_count()} cores of {_processor()}" if on_cpu else f"{jax.device_count()} x {device.device_kind}",
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
@@ -118,6 +119,27 @@ def from_main(value: float | None) -> float | None:
         return value
     told = float(multihost_utils.broadcast_one_to_all(np.asarray(math.nan if value is None else value)))
     return None if math.isnan(told) else told
+
+
+def told_by_main(text: str) -> str:
+    """The main process's text, up to 1,000 bytes of it, on all of them. All must call it."""
+    if jax.process_count() == 1:
+        return text
+    padded = np.frombuffer(text.encode("utf-8", "replace")[:1000].ljust(1000), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
+
+
+def on_main(do: Callable[[], object]) -> None:
+    """Does something on the main process while the others wait. The UserError that it raises is raised on all of them, so that each says what is wrong
+    and ends with the exit code of bad input. All must call it."""
+    fault = ""
+    if is_main():
+        try:
+            do()
+        except UserError as error:
+            fault = str(error)
+    if fault := told_by_main(fault):
+        raise UserError(fault)
 
 
 class Stop:

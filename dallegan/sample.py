@@ -15,7 +15,7 @@ from PIL import Image
 
 from dallegan.cli import parse, run
 from dallegan.errors import UserError
-from dallegan.pictures import BLOCK, GRID_ROWS, Format, Order, Written, write_animation, write_grid, write_pictures
+from dallegan.pictures import BLOCK, GRID_COLUMNS, GRID_ROWS, Format, Order, Written, write_animation, write_grid, write_pictures
 from dallegan.sampling import DEFAULT, load
 from dallegan.terminal import inline
 
@@ -94,7 +94,7 @@ def main() -> None:
             tell(written)
     for written in write_pictures(model, prompts, args.out, order, total, 1 if stdin and sys.stdin.isatty() else BLOCK):
         tell(written)
-        shown += [written] * (len(shown) < GRID_ROWS * args.n)
+        shown += [written] * (written.index < GRID_COLUMNS and len(shown) < GRID_ROWS * min(args.n, GRID_COLUMNS))
     if not shown and not args.interpolate:
         raise UserError(f"no prompts {'on stdin' if stdin else f'in {args.file}'}: write one a line")
     if not shown:

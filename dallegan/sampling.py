@@ -48,7 +48,7 @@ class Seeding(flax.struct.PyTreeNode):
     def noise(self, dims: int) -> jax.Array:
         """f32[B, dims]: each picture's a function of the seed, its caption and its own index alone."""
         key = stream(self.seed, 0, Stream.SAMPLE)
-        each = jax.vmap(lambda c, i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, c), i), (dims,)))
+        each = jax.vmap(lambda c, i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, c), i), (dims,), jnp.float32))
         return self.truncation * each(self.caption, self.index)
 
 
@@ -189,6 +189,8 @@ class Model:
         tokens = np.atleast_2d(np.asarray(captions))
         if tokens.shape[-1] != self.tokenizer.length or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
             raise UserError(f"captions must be strings or token ids i32[B, {self.tokenizer.length}], not {tokens.dtype}{list(tokens.shape)}")
+        if self.config.text.encoder != "frozen" and not 0 <= tokens.min() <= tokens.max() < self.tokenizer.size:
+            raise UserError(f"token ids must be from 0 to {self.tokenizer.size - 1}: these are another tokenizer's")
         return tokens.astype(np.int32)
 
 
@@ -209,10 +211,13 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     if isinstance(path, str) and "://" in path:
         return load(fetch(path))
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
-    name, at = parted(path)
-    folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
-    saved = (folder / WEIGHTS).exists()
-    missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
+    try:
+        name, at = parted(path)
+        folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
+        saved = (folder / WEIGHTS).exists()
+        missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, nobody's home
+        raise UserError(f"{str(path)[:80]} is not a model: {getattr(error, 'strerror', None) or error}") from None
     if missing:
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
         raise UserError(f"{path} is not a model: {reason}. In the package: {', '.join(shipped) or 'none'}. Train one with: python train.py")

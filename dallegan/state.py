@@ -45,12 +45,12 @@ def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config
 
 
 def start_from(state: GanState, params: Params) -> GanState:
-    """A state that has not begun, with the parameters of a trained model, whose generator is the moving average too.
+    """A fresh state with a trained model's parameters, its generator's for the moving average too.
 
-    The network may have more residual blocks than the model, a wider refinement, and attention or stages of detail that the model lacks. They stay as they
-    were initialized, the identity (attention to within its LayerScale), with their own columns of the modulations behind the model's, and what the model has
-    does not read from them; so the network draws and judges as the model did (Net2Net, arXiv 1511.05641). A longer vocabulary has new rows at its end.
-    Only a GRU that begins to read through a LayerNorm is no continuation: it learns its words anew in part.
+    The network may have more residual blocks than the model, a wider refinement, attention or stages of detail. Layers that the model lacks keep their
+    initial values, which make them the identity (attention up to its LayerScale), and the model's own layers have zero weights on the new channels; so the
+    network computes what the model did (Net2Net, arXiv 1511.05641). New words are rows behind the model's. The exception is a GRU that begins to read
+    through a LayerNorm: it computes something else, and learns its words anew in part.
     """
     # on the host, since what is whole on one device cannot meet what lies on several
     trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}
@@ -70,8 +70,9 @@ def start_from(state: GanState, params: Params) -> GanState:
 
 
 def enlarge(params: Params, times: int) -> Params:
-    """The parameters of the residual recipe for pictures so many times as large, in patches as many times as large: each pixel is drawn times × times, and
-    of as many pixels the discriminator judges the mean; the resolution grows as in arXiv 1710.10196, without a phase of fading in."""
+    """Parameters of the residual recipe for pictures and patches `times` as large on each side. The generator repeats each pixel in a square of
+    times × times, and the discriminator takes the mean of such squares, so that both compute what they did; growing as in arXiv 1710.10196, without a
+    phase of fading in."""
     if times == 1:
         return params
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)

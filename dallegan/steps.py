@@ -40,7 +40,7 @@ def penalty_stride(config: Config) -> int:
 
 
 def rows_fit(config: Config, devices: int) -> bool:
-    """Whether the batch falls into parts of equally many rows on each device, of which a share can be penalized and a share drawn twice."""
+    """Whether each device has equally many rows in each part of the batch, of which those that are penalized and those that are drawn twice can be taken."""
     parts, stride = config.parallel.accumulate, penalty_stride(config) if max(config.loss.gamma) else 1
     rows = config.batch // (devices * parts)
     even = rows > 0 and config.batch == rows * devices * parts and not (config.loss.diversity and rows % TWICE)
@@ -125,7 +125,7 @@ def make_train_step(
         """Of the losses of a device's rows: means over the parts of a batch, one after the other: their activations need the memory of one."""
         rows = batch["image"].shape[0]
         gamma = cosine(*loss.gamma, step / config.steps)
-        noise = lambda name, share=1: mine(jax.random.normal(stream(seed, step, name), (config.batch // share, gan.model.noise)), rows // share)
+        noise = lambda name, share=1: mine(jax.random.normal(stream(seed, step, name), (config.batch // share, gan.model.noise), jnp.float32), rows // share)
         z = (noise(Stream.NOISE), noise(Stream.NOISE_AGAIN, TWICE)) if loss.diversity else (noise(Stream.NOISE),)
         inputs = batch, z, mine(draw(stream(seed, step, Stream.AUGMENT), config.batch, reach), rows)
         grad = jax.grad(both_losses, has_aux=True)

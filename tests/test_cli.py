@@ -61,6 +61,7 @@ def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
         (["a cat", "--n", "0"], "--n 0: must be at least 1"),
         (["a cat", "--model", "/absent"], "/absent is not a model: no such directory"),
         (["a cat", "--model", "{empty}"], "is not a model: no config.json"),
+        (["a cat", "--model", "a cat" * 60], "is not a model: File name too long"),
         (["a cat", "--model", "storybook-32@best"], "leave @best out"),
         (["--file", "/absent"], "cannot read /absent: No such file"),
         (["--interpolate", "a", "b", "c"], "--interpolate: takes one caption or two, not 3"),
@@ -133,6 +134,24 @@ def test_help_teaches(monkeypatch, capsys):
     assert code == 0
     for word in ("PROMPT", "--model", "--seed", "--truncation"):
         assert word in out
+
+
+def test_what_the_system_denies_is_one_line(capsys):
+    def refused():
+        raise PermissionError(13, "Permission denied", "/root/x.png")
+
+    def crowded():
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nof many")
+
+    def broken():
+        raise RuntimeError("INTERNAL: a defect")
+
+    assert run(refused) == run(crowded) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: /root/x.png: Permission denied"
+    assert second.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes). Training needs less with")
+    with pytest.raises(RuntimeError):
+        run(broken)
 
 
 def test_warnings_are_one_line(capsys, monkeypatch):

@@ -36,6 +36,10 @@ def test_flags_override_a_preset():
     [
         ({"data__size": 48}, r"--data.size 48: must be 8 .* power of two, for example 16, 32, 64"),
         ({"data__size": 4}, "power of two"),
+        ({"model__attention": (4, 8)}, "--model.attention 8: the blocks of 16 px work on maps of sides 4"),
+        ({"optim__beta2": (0.9, 1.0)}, "--optim.beta2 0.9 1.0: must be from 0 to below 1"),
+        ({"optim__eps": 0.0}, "--optim.eps 0.0: must be above 0"),
+        ({"log__hang": 10**10}, "--log.hang 10000000000: must be a number from 0 to 1000000"),
         ({"steps": 0}, "--steps 0"),
         ({"batch": 0}, "--batch 0"),
         ({"model__base": 6}, "--model.base 6"),
@@ -66,7 +70,7 @@ def test_contradictions_are_refused(changes, message):
         check(tiny(**changes))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"data": 3}', '{"unheard_of": 1}', "null"])
+@pytest.mark.parametrize("text", ["", "[" * 100_000, "[]", "{", '{"data": 3}', '{"unheard_of": 1}', "null"])
 def test_not_a_configuration(text):
     with pytest.raises(UserError, match="not a dallegan configuration"):
         from_json(text)

@@ -59,6 +59,13 @@ def test_shapes(encoder, recipe):
     assert gan.discriminate(params, image, tokens).shape == (3,)
 
 
+@pytest.mark.parametrize("recipe", ["residual", "dcgan"])
+def test_bytes_are_not_taken_for_pictures(recipe):
+    critic, image = make(model__recipe=recipe).gan.critic, jnp.zeros((1, 16, 16, 3), jnp.uint8)
+    with pytest.raises(TypeError, match=r"not uint8: dallegan.models.layers.to_float"):
+        jax.eval_shape(lambda: critic.init(KEY, image, method="see"))
+
+
 def test_match_is_the_sentence_term_of_the_score():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)

@@ -20,7 +20,7 @@ from PIL import Image
 
 import dallegan
 from dallegan import loop
-from dallegan.config import to_json
+from dallegan.config import from_json, to_json
 from dallegan.data.pipeline import make_source, make_tokenizer
 from dallegan.errors import UserError
 from dallegan.loop import Diverged, train
@@ -265,6 +265,21 @@ def test_another_configuration_is_refused(finished):
     with pytest.raises(UserError, match=r"model.width: 16 -> 32") as error:
         train(tiny(workdir=str(finished), model__width=32))
     assert "--workdir" in str(error.value)
+
+
+def test_a_run_that_never_saved_gives_way_to_another(tmp_path, monkeypatch):
+    def build(config):
+        monkeypatch.setattr(loop, "make_gan", lambda *_: pytest.fail("far enough"))
+        with pytest.raises(pytest.fail.Exception):
+            train(config)
+        return from_json((tmp_path / "config.json").read_text()), (tmp_path / "tokenizer.model").read_bytes()
+
+    (small, pieces), (large, more) = (build(tiny(workdir=str(tmp_path), text__vocab=vocab)) for vocab in (400, 500))
+    assert (small.text.vocab, large.text.vocab) == (400, 500)
+    assert len(more) > len(pieces)
+    (tmp_path / "model.safetensors").touch()  # a folder that `Model.save` wrote
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        train(tiny(workdir=str(tmp_path), text__vocab=600))
 
 
 def test_a_run_of_a_configuration_that_cannot_be_read_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from conftest import tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -44,6 +45,16 @@ def test_a_jpeg_has_room_for_any_prompts(model, tmp_path):
     assert read_info(written[1].path)["prompt"] == long[0]
     assert write_grid(model, written[1:], tmp_path, Order(n=1, format="jpeg"), 16) == sheet
     assert not any(w.new for w in draw(model, ["😀" * 9000], tmp_path, n=1, format="jpeg"))
+
+
+@pytest.mark.parametrize(("prompts", "n", "cell"), [(1, 40, 900), (64, 2, 500), (3, 20, 128)])
+def test_a_sheet_has_the_size_that_its_format_holds(model, tmp_path, monkeypatch, prompts, n, cell):
+    monkeypatch.setattr(pictures, "SHEET", 3000)  # sooner
+    written = draw(model, [f"a cat {i}" for i in range(prompts)], tmp_path, n=n)
+    with Image.open(write_grid(model, written, tmp_path, Order(n=n), cell)) as sheet:
+        width, height = sheet.size
+    assert max(width, height) <= 3000
+    assert width >= min(n, pictures.GRID_COLUMNS) * 16
 
 
 def test_what_is_there_is_not_drawn_again(model, tmp_path, monkeypatch):
@@ -118,7 +129,7 @@ def test_unwritable_out(model, tmp_path):
 class Fake:
     """Draws grey, at once."""
 
-    digest = "0" * 16
+    digest, config = "0" * 16, tiny(data__size=8)
 
     def stream(self, prompts, n, *_):
         yield np.full((len(prompts) * n, 8, 8, 3), 128, np.uint8)

@@ -241,6 +241,26 @@ def test_bad_input_is_one_line(tmp_path, here, args, message):
     assert message in error
 
 
+def test_a_source_that_stops_answering_is_no_reason_to_skip(tmp_path, here, monkeypatch):
+    """The bytes must be the same at the next try."""
+    write_tar(tmp_path / "a.tar", [member for i in range(20) for member in sample(i)])
+    read = WebDataset.read
+
+    def flaky(self, index):
+        if index > 12:
+            raise OSError("HttpError: 503, try again")
+        return read(self, index)
+
+    args = (f"webdataset:{tmp_path / 'a.tar'}", tmp_path / "out", "--size", "16", "--shard", "10", "--vocab", "300")
+    monkeypatch.setattr(WebDataset, "read", flaky)
+    code, _, error = here(*args)
+    assert code == 2
+    assert "HttpError: 503, try again; the same command goes on" in error
+    monkeypatch.setattr(WebDataset, "read", read)
+    assert here(*args)[0] == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["pictures"] == 20
+
+
 def test_a_full_disk_is_one_line(tmp_path, here):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # stands for the disk: File too large

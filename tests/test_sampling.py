@@ -43,6 +43,21 @@ def test_bad_captions(model, captions):
         model.sample(captions)
 
 
+@pytest.mark.parametrize("wrong", [-1, 10**6])
+def test_ids_of_another_tokenizer(model, wrong):
+    tokens = model.tokenizer.encode("a cat")
+    tokens[1] = wrong
+    with pytest.raises(UserError, match=f"token ids must be from 0 to {model.tokenizer.size - 1}"):
+        model.sample(tokens)
+
+
+def test_64_bit_numbers_change_no_picture(model):
+    before = model.sample("a cat", seed=5)
+    with jax.enable_x64(True):
+        jax.clear_caches()
+        np.testing.assert_array_equal(model.sample("a cat", seed=5), before)
+
+
 def test_bad_count(model):
     with pytest.raises(UserError, match="at least one"):
         model.sample([BEAR], n=0)

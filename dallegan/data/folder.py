@@ -61,6 +61,9 @@ class Folder(Files):
         except ImageError as error:
             self.skipped[self._name(path)] = str(error)
             return None
+        except OSError as error:
+            self.skipped[self._name(path)] = error.strerror or str(error)
+            return None
 
     def _captions(self, found: list[pathlib.Path]) -> dict[pathlib.Path, list[str]]:
         texts: dict[pathlib.Path, list[str]] = {}

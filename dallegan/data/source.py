@@ -89,7 +89,7 @@ class Files:
         self.skipped.setdefault(self.name(index), (str(error) or type(error).__name__).splitlines()[0])
 
     def _from(self, index: int, read: Callable[[int], T], but: int = -1) -> tuple[int, T]:
-        """The first index from this one on that can be read, around the end and without `but`, and what is there."""
+        """Reads at the first index that can be read, from this one on, around the end, leaving out `but`: that index, and what `read` gave."""
         order = [i % len(self) for i in range(index, index + min(len(self), MAX_UNREADABLE)) if i % len(self) != but]
         for i in order:
             try:
@@ -106,14 +106,16 @@ class Files:
         return Example(image, text, other)
 
     def captions(self, limit: int) -> list[str]:
-        """The captions of the first `limit` pictures."""
+        """The captions of the first `limit` pictures. UserError where the disk or the bucket does not give them."""
 
         def read(index: int) -> list[str]:
             try:
                 return self.texts(index)
-            except UNREADABLE as error:
+            except Unusable as error:
                 self.skip(index, error)
                 return []
+            except OSError as error:  # a tokenizer of what could be read just then would be another at the next try
+                raise UserError(f"cannot read the captions of {self.name(index)}: {error}; try again") from None
 
         with ThreadPoolExecutor(16) as pool:  # a bucket answers slowly, but many at once
             return [text for texts in pool.map(read, range(min(limit, len(self)))) for text in texts]

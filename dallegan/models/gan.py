@@ -70,6 +70,8 @@ class Critic(nn.Module):
         return self.encoder(tok_BT)
 
     def see(self, image_BHWC: jax.Array) -> Seen:
+        if not jnp.issubdtype(image_BHWC.dtype, jnp.floating):  # `Model.sample` returns uint8
+            raise TypeError(f"pictures must be floats in [-1, 1], not {image_BHWC.dtype}: dallegan.models.layers.to_float makes them of uint8")
         return self.discriminator.see(image_BHWC)
 
     def score(self, seen: Seen, text: Text) -> jax.Array:
@@ -131,7 +133,7 @@ class Gan:
         return self._judging(params, image, tokens, method="__call__")
 
     def see(self, params: Params, image: Images) -> Seen:
-        """The discriminator's features of pictures f32[B, H, W, 3]."""
+        """The discriminator's features of pictures f32[B, H, W, 3] in [-1, 1]."""
         return self._judging(params, image, method="see")
 
     def read(self, params: Params, tokens: Tokens) -> Text:

@@ -107,7 +107,8 @@ class CrossAttention(nn.Module):
 def attend(q_BQC: jax.Array, k_BTC: jax.Array, v_BTC: jax.Array, mask_BT: jax.Array, heads: int) -> jax.Array:
     """Multi-head scaled dot-product attention (arXiv 1706.03762, eq. 1) over the unmasked of T keys; softmax in float32.
 
-    A mask of f32 in [0, 1] gives weights instead: each key counts as if it were there so many times.
+    A mask of f32 in [0, 1] gives weights instead: a key's logit has the log of its weight added, so that a weight of 1 is a key that is there, 0 one that
+    is masked, and between them its share falls in proportion.
     """
     b, n, c = q_BQC.shape
     d = c // heads

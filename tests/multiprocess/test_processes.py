@@ -99,6 +99,13 @@ def test_hosts_with_other_data_are_told(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_the_main_process_finds_wrong_all_say(alone):
+    ends = finish(launch(alone, 2, model__width=32))
+    assert [code for code, _ in ends] == [2, 2], ends
+    assert all("model.width: 16 -> 32" in said for _, said in ends), ends
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_processes(alone, tmp_path):
     """SIGTERM to one of four: all stop after the same step, save it and exit 0; two go on, are stopped likewise, and one ends it: the same state."""
     workdir = tmp_path / "run"
