@@ -1,6 +1,7 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
 import contextlib
+import errno
 import io
 import re
 import sys
@@ -14,6 +15,8 @@ from dallegan.config import Config, load_preset, presets
 from dallegan.errors import UserError
 
 T = TypeVar("T")
+# what the system denies until somebody changes something; another try may mend the rest, such as a file system that is away
+STAYS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 LESS = "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, or with a smaller --batch"
 
 
@@ -47,8 +50,8 @@ def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 130 for a second Ctrl-C.
-    Warnings are a line each."""
+    """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 1 and a line where a file
+    system fails, 130 for a second Ctrl-C. Warnings are a line each."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         main()
@@ -64,7 +67,7 @@ def run(main: Callable[[], None]) -> int:
         if error.errno is None:
             raise
         print(f"error: {error.filename or 'the system says'}: {error.strerror}", file=sys.stderr)
-        return 2
+        return 2 if error.errno in STAYS else 1
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
             raise

@@ -140,6 +140,9 @@ def test_what_the_system_denies_is_one_line(capsys):
     def refused():
         raise PermissionError(13, "Permission denied", "/root/x.png")
 
+    def away():
+        raise OSError(116, "Stale file handle")
+
     def crowded():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nof many")
 
@@ -147,9 +150,11 @@ def test_what_the_system_denies_is_one_line(capsys):
         raise RuntimeError("INTERNAL: a defect")
 
     assert run(refused) == run(crowded) == 2
-    first, second = capsys.readouterr().err.splitlines()
+    assert run(away) == 1  # the launcher may start it again
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first == "error: /root/x.png: Permission denied"
     assert second.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes). Training needs less with")
+    assert third == "error: the system says: Stale file handle"
     with pytest.raises(RuntimeError):
         run(broken)
 
