@@ -191,7 +191,8 @@ def check(config: Config) -> None:
         raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
     sides = [4 * 2**i for i in range(int(math.log2(c.data.size / m.patch / 4)))] if m.recipe == "residual" else []
     if never := sorted(set(m.attention) - set(sides)) if sides else []:
-        raise UserError(f"--model.attention {' '.join(map(str, never))}: the blocks of {c.data.size} px work on maps of sides {', '.join(map(str, sides))}")
+        some = ", ".join(map(str, sides))
+        raise UserError(f"--model.attention {' '.join(map(str, never))}: blocks of {c.data.size} px work on maps of sides {some}; take of these, or none")
     if not all(0 <= beta < 1 for beta in (c.optim.beta1, *c.optim.beta2)):
         raise UserError(f"--optim.beta1 {c.optim.beta1}, --optim.beta2 {' '.join(map(str, c.optim.beta2))}: must be from 0 to below 1")
     if not c.optim.eps > 0:

@@ -138,7 +138,7 @@ def test_help_teaches(monkeypatch, capsys):
 
 def test_what_the_system_denies_is_one_line(capsys):
     def refused():
-        raise PermissionError(13, "Permission denied", "/root/x.png")
+        raise PermissionError(13, "Permission denied", "/denied/x.png")
 
     def away():
         raise OSError(116, "Stale file handle")
@@ -152,7 +152,7 @@ def test_what_the_system_denies_is_one_line(capsys):
     assert run(refused) == run(crowded) == 2
     assert run(away) == 1  # the launcher may start it again
     first, second, third = capsys.readouterr().err.splitlines()
-    assert first == "error: /root/x.png: Permission denied"
+    assert first == "error: /denied/x.png: Permission denied"
     assert second.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes). Training needs less with")
     assert third == "error: the system says: Stale file handle"
     with pytest.raises(RuntimeError):

@@ -36,7 +36,7 @@ def test_flags_override_a_preset():
     [
         ({"data__size": 48}, r"--data.size 48: must be 8 .* power of two, for example 16, 32, 64"),
         ({"data__size": 4}, "power of two"),
-        ({"model__attention": (4, 8)}, "--model.attention 8: the blocks of 16 px work on maps of sides 4"),
+        ({"model__attention": (4, 8)}, "--model.attention 8: blocks of 16 px work on maps of sides 4; take of these"),
         ({"optim__beta2": (0.9, 1.0)}, "--optim.beta2 0.9 1.0: must be from 0 to below 1"),
         ({"optim__eps": 0.0}, "--optim.eps 0.0: must be above 0"),
         ({"log__hang": 10**10}, "--log.hang 10000000000: must be a number from 0 to 1000000"),
