@@ -25,7 +25,7 @@ def loss(noise: jax.Array) -> jax.Array:
     return jnp.mean((gan.draw(params, tokens, noise) - wanted) ** 2) + 1e-3 * jnp.mean(noise**2)
 
 
-adam = optax.adam(0.1)
+adam = optax.adam(0.01)
 
 
 @jax.jit
