@@ -9,9 +9,8 @@ import sys
 
 import dallegan
 from dallegan.cli import parse, run
-from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
-from dallegan.evaluate import Judged, choose, said_by
+from dallegan.evaluate import Judged, asked, choose, said_by
 from dallegan.models.judge import load_judge
 from dallegan.runtime import about
 from dallegan.sampling import DEFAULT
@@ -33,7 +32,7 @@ def main() -> None:
     if model.config.data.source != "storybook":
         raise UserError(f"--model {args.model}: the judge reads storybook pictures only")
     for split in ("test", "heldout"):
-        examples = choose(make_source(model.config, split), args.n, seed=0)
+        examples = choose(asked(model.config, split), args.n, seed=0)
         captions, said = [e.caption for e in examples], said_by(examples)
         found[split] = {str(k): Judged(judge, model.sample(captions, best_of=k)).obedience(said)["alignment"] for k in args.k}
     print(json.dumps(about() | {"model": args.model, "n": args.n, "alignment": found}, indent=2))

@@ -176,7 +176,7 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
     report: Report = {}
     shown: dict[str, Any] = {}
     for split in splits:
-        source = make_source(config, split)
+        source = asked(config, split)
         examples = choose(source, n, seed)
         if len(examples) < 50:
             raise UserError(f"{config.data.source} has {len(examples)} pictures: too few to measure")
@@ -212,6 +212,11 @@ def evaluate(model: Model, config: Config, n: int, seed: int = 0, features: Feat
     if judge is not None:
         report["combinations"] = combinations(model, judge, seed)
     return report, shown
+
+
+def asked(config: Config, split: str) -> Source:
+    """What every model is asked: the same pictures and captions, whatever the seed of its run."""
+    return make_source(dataclasses.replace(config, seed=0), split)
 
 
 def choose(source: Source, n: int, seed: int) -> list[Example]:
@@ -286,7 +291,7 @@ def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None
     alone. None where the judge cannot read the pictures or `log.evaluate` is 0."""
     if config.data.source != "storybook" or config.data.size not in SIZES_READ or not config.log.evaluate:
         return None
-    judge, source = load_judge(), make_source(config, "test")
+    judge, source = load_judge(), asked(config, "test")
     rng = np.random.default_rng(0)
     examples = [source.example(i, rng) for i in range(n)]
     captions, said = [e.caption for e in examples], said_by(examples)

@@ -49,7 +49,7 @@ class Painter:
     def __init__(self, config):
         self.config, self.scenes = config, {}
         for split in ("test", "heldout"):
-            source = Storybook(config.data.size, split, config.seed, config.data.objects)
+            source = Storybook(config.data.size, split, objects=config.data.objects)
             self.scenes |= {e.caption: e.truth for e in evaluation.choose(source, N, 0)}
 
     def scene(self, caption, seed):
@@ -69,7 +69,7 @@ class Painter:
 
 
 def test_a_perfect_model(features):
-    config = tiny(data__size=64, data__objects=2)
+    config = tiny(data__size=64, data__objects=2, seed=5)  # which must not change what is asked: the painter knows the captions of seed 0
     report, shown = evaluation.evaluate(Painter(config), config, N, features=features)
     for split in ("test", "heldout"):
         part = report[split]
