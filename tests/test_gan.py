@@ -174,8 +174,9 @@ def test_the_empty_caption_is_finite():
     assert jnp.isfinite(gan.draw(params, tokens * 0, noise)).all()
 
 
-def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
-    gan = make()
+@pytest.mark.parametrize("recipe", ["residual", "dcgan"])
+def test_bfloat16_computes_close_to_float32_and_returns_float32(recipe):
+    gan = make(model__recipe=recipe)
     half = Jitted(Gan(gan.text, gan.model, gan.size, jnp.bfloat16))
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(half.init(KEY)))
@@ -183,3 +184,7 @@ def test_bfloat16_computes_close_to_float32_and_scores_in_float32():
     assert image.dtype == jnp.float32
     assert jnp.abs(image - gan.draw(params, tokens, noise)).max() < 0.05
     assert half.discriminate(params, image, tokens).dtype == jnp.float32
+    text = half.encode(params, tokens)
+    h = half.generate(params, text, noise)
+    assert {x.dtype for x in (text.sentence, text.tokens, h)} == {jnp.dtype("float32")}
+    assert jnp.abs(image - half.decode(params, h, text, noise)).max() < 0.01

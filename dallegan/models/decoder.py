@@ -22,8 +22,8 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
-        """[B, base, base, C] -> f32[B, size, size, 3] in [-1, 1]."""
-        c, x, w_BS = self.config, h_BHWC, self.mapping(text, noise_BZ)
+        """f32[B, base, base, C] -> f32[B, size, size, 3] in [-1, 1]."""
+        c, x, w_BS = self.config, h_BHWC.astype(self.dtype), self.mapping(text, noise_BZ)
         while (side := x.shape[1]) < self.size // c.patch:
             up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
             x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
@@ -89,8 +89,8 @@ class DcganDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, h_BHWC: jax.Array, text: Text, noise_BZ: jax.Array) -> jax.Array:
-        """[B, 8, 8, C] -> f32[B, size, size, 3] in [-1, 1]."""
-        normal, x = nn.initializers.normal(0.02), h_BHWC
+        """f32[B, 8, 8, C] -> f32[B, size, size, 3] in [-1, 1]."""
+        normal, x = nn.initializers.normal(0.02), h_BHWC.astype(self.dtype)
         i = 0
         while 2 * x.shape[1] < self.size:
             x = nn.ConvTranspose(x.shape[-1] // 2, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name=f"conv{i}")(x)

@@ -117,11 +117,11 @@ class Gan:
         return self._generating(params, tokens, method="encode")
 
     def generate(self, params: Params, text: Text, noise: Noise) -> Float[jax.Array, "B h w C"]:
-        """Text, f32[B, Z] -> feature map [B, h, w, C]."""
+        """Text, f32[B, Z] -> feature map f32[B, h, w, C]."""
         return self._generating(params, text, noise, method="generate")
 
     def decode(self, params: Params, h: FeatureMap, text: Text, noise: Noise) -> Float[jax.Array, "B H W 3"]:
-        """Feature map, Text, f32[B, Z] -> f32[B, H, W, 3] in [-1, 1]."""
+        """f32[B, h, w, C], Text, f32[B, Z] -> f32[B, H, W, 3] in [-1, 1]."""
         return self._generating(params, h, text, noise, method="decode")
 
     def draw(self, params: Params, tokens: Tokens, noise: Noise) -> Float[jax.Array, "B H W 3"]:

@@ -77,12 +77,12 @@ class Generator(nn.Module):
 
     @nn.compact
     def __call__(self, text: Text, noise_BZ: jax.Array) -> jax.Array:
-        """-> [B, base, base, C]."""
+        """-> f32[B, base, base, C]."""
         c, w_BS = self.config, self.mapping(text, noise_BZ)
         x = nn.Dense(16 * c.width, dtype=self.dtype, name="start")(w_BS).reshape(-1, 4, 4, c.width)
         while (side := x.shape[1]) < c.base:
             x = self.up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
-        return x
+        return x.astype(jnp.float32)
 
 
 class DcganGenerator(nn.Module):
@@ -93,11 +93,11 @@ class DcganGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, text: Text, noise_BZ: jax.Array) -> jax.Array:
-        """-> [B, 8, 8, channels // 2]."""
+        """-> f32[B, 8, 8, channels // 2]."""
         normal = nn.initializers.normal(0.02)
         sentence = lrelu(nn.Dense(128, kernel_init=normal, dtype=self.dtype, name="sentence")(text.sentence))
         z = jnp.concatenate([sentence, noise_BZ.astype(self.dtype)], -1)
         x = nn.Dense(16 * self.channels, kernel_init=normal, dtype=self.dtype, name="start")(z).reshape(-1, 4, 4, self.channels)
         x = jax.nn.relu(nn.GroupNorm(1, dtype=self.dtype, name="norm0")(x))
         x = nn.ConvTranspose(self.channels // 2, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name="conv0")(x)
-        return jax.nn.relu(nn.GroupNorm(1, dtype=self.dtype, name="norm1")(x))
+        return jax.nn.relu(nn.GroupNorm(1, dtype=self.dtype, name="norm1")(x)).astype(jnp.float32)
