@@ -1,11 +1,12 @@
 """Files that appear whole or not at all, and files in buckets."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from dallegan.errors import UserError
 
@@ -31,6 +32,20 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def claim(file: IO[bytes], byte: int = 0, wait: bool = False) -> Iterator[bool]:
+    """Whether this process could lock the byte, inside; a lock ends with its process, however that ends."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
+    except (BlockingIOError, PermissionError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
 
 
 def filesystem(url: str) -> tuple[Any, str]:

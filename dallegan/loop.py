@@ -1,6 +1,7 @@
 """The training loop, read from top to bottom: build, restore or init, step."""
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import json
@@ -25,7 +26,7 @@ from dallegan.data.pipeline import make_batches, make_dataset, make_source, make
 from dallegan.data.source import Source
 from dallegan.errors import UserError
 from dallegan.evaluate import make_quick
-from dallegan.files import write_whole, writing
+from dallegan.files import claim, write_whole, writing
 from dallegan.image import grid, save_png
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
@@ -36,6 +37,7 @@ from dallegan.state import GanState, enlarge, init_state, start_from
 from dallegan.steps import make_train_step
 from dallegan.tokenizer import SentenceVectors, load_tokenizer
 
+PATIENCE = 100  # seconds to wait for whoever trains in the directory: longer than a file server keeps the locks of a machine that died
 MAX_SKIPPED = 10  # steps in a row that may come out not finite
 REPORTED = ("d_loss", "g_loss", "r1", "r2", "match_gap", "score_real", "score_fake", "grad_norm_g", "grad_norm_d")
 
@@ -49,6 +51,11 @@ def train(config: Config) -> None:
 
     Raises UserError for bad settings, before anything is written, and Diverged.
     """
+    with contextlib.ExitStack() as held:
+        _train(config, held)
+
+
+def _train(config: Config, held: contextlib.ExitStack) -> None:
     # 1. Check what can be checked before memory is taken.
     clock = Clock("init", {})
     configs.check(config)
@@ -66,6 +73,7 @@ def train(config: Config) -> None:
     # 2. Build: the run's directory, tokenizer, the four parts.
 
     def build() -> None:
+        _hold(workdir, held)
         _claim(workdir, config)
         if origin is not None or not (workdir / "tokenizer.model").exists():
             made = make_tokenizer(source, config)
@@ -82,16 +90,15 @@ def train(config: Config) -> None:
     runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))
 
     # 3. Restore the newest checkpoint that can be read, or begin.
-    checkpoints = Checkpoints(workdir, config.log.keep, writer=True)
+    checkpoints = held.enter_context(contextlib.closing(Checkpoints(workdir, config.log.keep, writer=True)))
     restored = checkpoints.restore(runner.global_abstract)
     state = runner.init() if restored is None else runner.place(restored)
-    if origin is not None:
+    if origin is not None and restored is None:  # there may be a checkpoint by now of whoever was waited for
         state = runner.place(start_from(runner.view(state), enlarge(origin.params, config.data.size // origin.config.data.size)))
-        del origin  # a copy of the parameters, whole on one device
+    origin = None  # a copy of the parameters, whole on one device
     step = int(runner.view(state).step)
     if step >= config.steps:
         print(f"{workdir} is complete: {step} steps. Sample it: python sample.py PROMPT --model {workdir}")
-        checkpoints.close()
         return
     if is_main():
         with surviving("machine.json"):
@@ -120,7 +127,7 @@ def train(config: Config) -> None:
         runner.compile(state, batch)
         log.note(f"compiled in {time.perf_counter() - start:.1f} s")
     pending: Any = None
-    with contextlib.closing(checkpoints), contextlib.closing(log), Stop() as stop, Watchdog(config.log.hang) as watchdog:
+    with contextlib.closing(log), Stop() as stop, Watchdog(config.log.hang) as watchdog:
         log.start()
         stopped = False
         while step < config.steps and not stopped:
@@ -204,6 +211,25 @@ def _due(step: int, every: int, config: Config) -> bool:
 def _begun(workdir: pathlib.Path) -> bool:
     """Whether there is a checkpoint to go on from, or the remains of one."""
     return any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*"))
+
+
+def _hold(workdir: pathlib.Path, held: contextlib.ExitStack) -> None:
+    """Makes the run's directory this process's own until `held` ends. Another's run in it is waited for, as it may be saving; UserError where it goes on.
+    Two runs in one directory would delete each other's checkpoints while they are written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context((workdir / ".lock").open("ab"))
+        for second in range(PATIENCE):
+            if held.enter_context(claim(file)):
+                return
+            if not second:
+                print(f"{workdir}: another process trains in it: waiting for it to end", file=sys.stderr)
+            time.sleep(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+            raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from None
+        return
+    raise UserError(f"--workdir {workdir}: another process trains in it: stop that one, or choose another --workdir")
 
 
 def _claim(workdir: pathlib.Path, config: Config) -> None:

@@ -8,7 +8,6 @@ function of the source and the options, so the bytes are the same whoever made t
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -21,8 +20,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import IO, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import msgpack
 import numpy as np
@@ -37,7 +36,7 @@ from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
 from dallegan.data.source import Files, Source, Unusable
 from dallegan.errors import UserError
-from dallegan.files import write_whole, writing
+from dallegan.files import claim, write_whole, writing
 from dallegan.image import ImageError
 from dallegan.tokenizer import Tokenizer
 
@@ -88,20 +87,6 @@ class Job:
     def notes(self, shard: int) -> pathlib.Path:
         """Its entry in the manifest, and what it skipped, until the manifest is there."""
         return self.out / f".{self.path(shard).stem}.json"
-
-
-@contextlib.contextmanager
-def claim(file: IO[bytes], byte: int, wait: bool = False) -> Iterator[bool]:
-    """Whether the byte could be locked, inside; a lock ends with its process."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
-    except (BlockingIOError, PermissionError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        fcntl.lockf(file, fcntl.LOCK_UN, 1, byte)
 
 
 def work(job: Job, tick: Callable[[int], None]) -> None:

@@ -1,6 +1,8 @@
 """Training end to end: metrics, grids, resuming bit for bit, signals, conflicts."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -9,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -348,3 +351,39 @@ def test_killed_three_times_equals_uninterrupted(tmp_path):
         assert launch(workdir).wait() == 0
         hashes.append(final(workdir))
     assert hashes[0] == hashes[1]
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that trains, as far as can be seen, in the directory `run`."""
+    (tmp_path / "run").mkdir()
+    holds = "import fcntl, sys, time; file = open(sys.argv[1], 'ab'); fcntl.lockf(file, fcntl.LOCK_EX, 1); print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", holds, tmp_path / "run" / ".lock"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_directory_in_which_another_process_trains(tmp_path, other, monkeypatch):
+    monkeypatch.setattr(loop, "PATIENCE", 1)
+    with pytest.raises(UserError, match=r"run: another process trains in it: stop that one, or choose another --workdir"):
+        train(tiny(workdir=str(tmp_path / "run")))
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+def test_a_run_that_ends_is_waited_for(tmp_path, other, capsys):
+    timer = threading.Timer(1.5, other.kill)
+    timer.start()
+    with contextlib.ExitStack() as held:
+        loop._hold(tmp_path / "run", held)
+        assert other.wait() == -signal.SIGKILL
+    assert capsys.readouterr().err.count("another process trains in it: waiting for it to end") == 1
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with contextlib.ExitStack() as held:
+        loop._hold(tmp_path / "run", held)
