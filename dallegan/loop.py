@@ -49,7 +49,7 @@ class Diverged(UserError):
 def train(config: Config) -> None:
     """Trains to `config.steps`, or goes on from where the same command stopped; as one process of several after `runtime.join`.
 
-    Raises UserError for bad settings, before anything is written, and Diverged.
+    Raises UserError for bad settings, before anything but the lock of the directory is written, and Diverged.
     """
     with contextlib.ExitStack() as held:
         _train(config, held)
@@ -233,7 +233,7 @@ def _hold(workdir: pathlib.Path, held: contextlib.ExitStack) -> None:
 
 
 def _claim(workdir: pathlib.Path, config: Config) -> None:
-    """Makes the run's directory and its config.json, or checks that it belongs to this configuration. A run that ended before its first checkpoint has
+    """Makes the run's config.json, or checks that the directory belongs to this configuration. A run that ended before its first checkpoint has
     nothing to go on from, and gives way to another."""
     path, begun, differing = workdir / "config.json", _begun(workdir), []
     try:
@@ -246,8 +246,7 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
                 raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
         elif begun:
             raise UserError(f"{workdir} has checkpoints and no config.json that says of what: choose another --workdir")
-        for folder in (workdir, workdir / "samples"):
-            folder.mkdir(parents=True, exist_ok=True)
+        (workdir / "samples").mkdir(exist_ok=True)
         if differing:
             (workdir / "tokenizer.model").unlink(missing_ok=True)  # before config.json says that it is this run's
         if differing or not path.exists():
