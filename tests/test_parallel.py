@@ -17,7 +17,7 @@ WAYS = [*FAST, *(pytest.param(way, marks=pytest.mark.slow) for way in SLOW)]
 @pytest.fixture(scope="module")
 def report(request):
     ways = ["jit 1", *FAST, *(["parts 1", *SLOW] if request.config.getoption("--slow") else [])]
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, ROOT / "tests" / "devices.py", *ways], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

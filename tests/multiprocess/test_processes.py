@@ -33,7 +33,11 @@ def launch(workdir, processes, faults=None, own=None, **changes):
 
     XLA on a CPU adds up a product in as many parts as it has threads: as many in each process, for equal bits.
     """
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // processes}", "JAX_PLATFORMS": "cpu", "PJRT_NPROC": str(DEVICES)}
+    env = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES // processes}",
+        "JAX_PLATFORMS": "cpu",
+        "PJRT_NPROC": str(DEVICES),
+    }
     address, started = f"localhost:{free_port()}", []
     for i in range(processes):
         settings = SETTINGS | changes | (own or {}).get(i, {})
