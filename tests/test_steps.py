@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ from dallegan.steps import TWICE, make_train_step
 DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__beta1": 0.5, "optim__muon": 0.0, "loss__gamma": (0.0, 0.0)}
 
 
+@functools.cache
 def build(**changes):
     config = tiny(**changes)
     gan = Gan(config.text, config.model, config.data.size)
