@@ -142,12 +142,12 @@ def test_fid_and_clip_score(untrained):
 
 
 def test_what_is_copied_from_a_folder_is_told(features, tmp_path):
-    images = [Storybook(32).example(i).image for i in range(15)]
+    images = [Storybook(32).example(i).image for i in range(20)]
     for i, image in enumerate([*images, images[0]]):  # one twice
         Image.fromarray(image).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.txt").write_text(str(i))
     source = make_source(tiny(data__size=32, data__source=f"folder:{tmp_path}"))
-    fresh = features.extract(np.stack([Storybook(32, "heldout").example(i).image for i in range(16)]))
+    fresh = features.extract(np.stack([Storybook(32, "heldout").example(i).image for i in range(20)]))
     copies, mirrored = features.extract(np.stack(images)), features.extract(np.stack(images)[:, :, ::-1])
     share = lambda drawn, flip: evaluation.memorized(source, drawn, features, flip)
     assert (share(copies, False), share(mirrored, True)) == (1, 1)
