@@ -14,15 +14,14 @@ from dallegan.shapes import Float, Given, Images, Int
 class Draws(flax.struct.PyTreeNode):
     """What is random about the augmentation of each picture."""
 
-    offset: jax.Array  # i32[B, 2] in 0..2 reach - 1: where its window begins, down and right
+    offset: jax.Array  # i32[B, 2] in 0..2 reach, down and right
     colour: jax.Array  # f32[B, 3] in [-1, 1]: brightness, saturation, contrast
     cutout: jax.Array  # f32[B, 2] in [0, 1): centre of the blanked square
 
 
 def draw(key: jax.Array, count: int, reach: int) -> Draws:
-    """For `count` pictures, of which each is moved by -`reach` + 1 to `reach` pixels: not by -`reach`, so that a grid of a period that divides
-    2 `reach` is met at all of its places equally often."""
-    offset = jax.random.randint(key, (count, 2), 0, max(1, 2 * reach))
+    """For `count` pictures, shifts of up to `reach` pixels."""
+    offset = jax.random.randint(key, (count, 2), 0, 2 * reach + 1)
     colour = jax.random.uniform(jax.random.fold_in(key, 1), (count, 3), minval=-1)
     return Draws(offset, colour, jax.random.uniform(jax.random.fold_in(key, 2), (count, 2)))
 
