@@ -58,7 +58,6 @@ class ModelConfig:
     refine: int = 0  # channels of a residual block that corrects the painted patches; 0: none
     detail: tuple[int, ...] = ()  # channels of last stages, each in patches half as large again, the decoder's and the discriminator's
     blocks: int = 1  # residual blocks inside the upsampling block
-    even: bool = False  # doublings and head make a constant map of a constant one, not a checkerboard
     tied: bool = True  # the decoder runs the generator's own upsampling block
     attention: tuple[int, ...] = (8,)  # sides of feature maps that attend to the caption's tokens
     critic_patch: int = 4  # the discriminator reads patch x patch pixels a feature

@@ -76,7 +76,7 @@ def enlarge(params: Params, times: int) -> Params:
     if times == 1:
         return params
     flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
-    painted = flat["generator", "decoder", "head", "conv", "kernel"].shape[-1]  # p·p·3 numbers of a patch
+    painted = flat["generator", "decoder", "head", "conv", "bias"].size  # p·p·3 numbers of a patch
 
     def spread(x: jax.Array, axis: int) -> jax.Array:
         """[..., p·p·3, ...] -> [..., (times·p)·(times·p)·3, ...]: what a patch has of each pixel, for all pixels in its place."""

@@ -108,16 +108,6 @@ def test_the_decoder_runs_the_generators_own_block():
     assert jnp.abs(gan.decode(changed, h, text, noise) - image).max() > 1e-4
 
 
-@pytest.mark.parametrize("even", [True, False])
-def test_a_constant_map_is_painted_without_a_checkerboard(even):
-    gan = make(64, model__even=even)
-    params, (tokens, noise) = gan.init(KEY), inputs(gan, 2)
-    params = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(KEY, p.shape), params)  # also what starts at zero
-    flat = jnp.broadcast_to(jax.random.normal(KEY, (2, 1, 1, 16)), (2, 16, 16, 16))
-    inside = gan.decode(params, flat, gan.encode(params, tokens), noise)[:, 24:-24, 24:-24]  # convolutions pad with zeros
-    assert (jnp.ptp(inside, (1, 2)).max() < 1e-5) == even
-
-
 def test_resolution_costs_only_modulation_when_tied():
     sizes = {tied: [count(jax.eval_shape(make(size, model__tied=tied).gan.init, KEY)["generator"]) for size in (32, 64, 128)] for tied in (True, False)}
     m = tiny().model

@@ -1,9 +1,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
 
-from dallegan.models.layers import Residual, attend, depth_to_space, highpass, lrelu, space_to_depth, upsample
+from dallegan.models.layers import Residual, attend, depth_to_space, lrelu, space_to_depth, upsample
 
 KEY = jax.random.key(0)
 
@@ -19,11 +18,6 @@ def test_depth_to_space_places_pixels_in_raster_order_and_inverts():
 def test_upsample_repeats():
     x = jax.random.normal(KEY, (2, 3, 5, 4))
     assert (upsample(x) == x.repeat(2, 1).repeat(2, 2)).all()
-
-
-def test_highpass_takes_the_mean_of_neighbours_away():
-    x = jax.random.normal(KEY, (2, 5, 7, 3))
-    np.testing.assert_allclose(highpass(x), x - scipy.ndimage.uniform_filter(x, (1, 3, 3, 1), mode="nearest"), atol=1e-6)
 
 
 def test_attention_against_the_formula():

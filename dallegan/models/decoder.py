@@ -1,8 +1,5 @@
 """Box 3, the Decoder: feature map to picture, by running the generator's own upsampling block again at each doubling."""
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -30,41 +27,15 @@ class Decoder(nn.Module):
         while (side := x.shape[1]) < self.size // c.patch:
             up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
             x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(w_BS), text)
-        pixels = Head(c.patch, c.even, self.dtype, name="head")(lrelu(x))
+        # a 3×3 head sees its neighbours, so that pixel patches meet without a seam
+        init = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
+        pixels = Conv3(3 * c.patch**2, init, self.dtype, name="head")(lrelu(x))
         if c.refine:
             pixels += Refine(c.refine, 3 * c.patch**2, self.dtype, name="refine")(x, pixels)
         image = depth_to_space(pixels, c.patch)
         if c.detail:
             image = Detail(c.detail, c.patch // 2, self.dtype, name="detail")(x, image)
         return jnp.tanh(image.astype(jnp.float32))
-
-
-class Head(nn.Module):
-    """A 3×3 convolution to patches of pixels: it sees its neighbours, so that patches meet without a seam.
-
-    With `even`, all pixels of a patch answer a constant map alike, as in UpBlock: what their kernels sum up to over the positions is made the mean of them.
-    """
-
-    patch: int
-    even: bool
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, H, W, p·p·3]."""
-        init = nn.initializers.variance_scaling(0.5, "fan_in", "normal")
-        conv = functools.partial(nn.Conv, 3 * self.patch**2, (3, 3), kernel_init=init, dtype=self.dtype, name="conv")
-        if not self.even:
-            return conv()(x_BHWC)
-
-        def convolve(x: jax.Array, kernel: jax.Array, *args: Any, **how: Any) -> jax.Array:
-            pixels = kernel.reshape(*kernel.shape[:3], self.patch**2, 3)
-            mean = jnp.mean(pixels, (0, 1))
-            alike = pixels + jnp.mean(mean, 1, keepdims=True) - mean
-            return jax.lax.conv_general_dilated(x, alike.reshape(kernel.shape), *args, **how)
-
-        colour = self.param("bias", nn.initializers.zeros, (3,)).astype(self.dtype)
-        return conv(use_bias=False, padding="REFLECT", conv_general_dilated=convolve)(x_BHWC) + jnp.tile(colour, self.patch**2)
 
 
 class Refine(nn.Module):

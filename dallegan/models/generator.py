@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from dallegan.config import ModelConfig
 from dallegan.models.encoder import Text
-from dallegan.models.layers import CrossAttention, Dtype, Residual, depth_to_space, he, highpass, lrelu, upsample
+from dallegan.models.layers import CrossAttention, Dtype, Residual, depth_to_space, he, lrelu, upsample
 
 
 class Mapping(nn.Module):
@@ -31,9 +31,6 @@ class UpBlock(nn.Module):
     The doubling is repetition plus a pixel shuffle that starts at zero: detail is made by a plain matrix product on the small
     map, which costs a ninth of what a convolution on the large one would. The block holds no parameter that depends on the
     resolution; scale and shift come from outside, per scale.
-
-    With `even`, detail is made of what differs between neighbours alone, so that a constant map stays one: a shuffle that may answer it with a pattern
-    has to learn for each colour not to, and draws a checkerboard till then (the condition of arXiv 1806.02658, all phases alike at frequency 0).
     """
 
     config: ModelConfig
@@ -51,9 +48,8 @@ class UpBlock(nn.Module):
             # its parameters are made at the first scale, whether or not that one attends
             if x_BHWC.shape[1] in c.attention or self.is_initializing():
                 x_BHWC = attention(x_BHWC, text.tokens, text.mask)
-        edges = highpass(lrelu(x_BHWC)) if c.even else lrelu(x_BHWC)
         # a convolution, since XLA copies the gradient of a Dense into another order before its weight gradient (5 % of a step)
-        detail = nn.Conv(4 * c.width, (1, 1), kernel_init=nn.initializers.zeros, use_bias=False, dtype=self.dtype, name="subpixel")(edges)
+        detail = nn.Conv(4 * c.width, (1, 1), kernel_init=nn.initializers.zeros, use_bias=False, dtype=self.dtype, name="subpixel")(lrelu(x_BHWC))
         return upsample(x_BHWC) + depth_to_space(detail, 2)
 
 

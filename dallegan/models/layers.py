@@ -46,13 +46,6 @@ def space_to_depth(x_BHWC: jax.Array, p: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // p, w // p, p * p * c)
 
 
-def highpass(x_BHWC: jax.Array) -> jax.Array:
-    """[B, H, W, C] less its mean over 3×3 positions, edges repeated: zero where a map is constant."""
-    x = jnp.pad(x_BHWC, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    x = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
-    return x_BHWC - (x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]) / 9
-
-
 class Conv3(nn.Module):
     """3×3 convolution, same size, zero padding."""
 
