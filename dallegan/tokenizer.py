@@ -73,7 +73,7 @@ class Tokenizer:
                 pad_id=PAD, unk_id=UNKNOWN, eos_id=END, bos_id=-1, max_sentence_length=16384, pretokenization_delimiter=SPLIT,
             )  # fmt: skip
         except RuntimeError as error:
-            raise UserError(f"sentencepiece could not learn a vocabulary of {vocab} from {len(lines)} captions: {str(error).splitlines()[-1]}") from None
+            raise UserError(f"sentencepiece could not learn {vocab} pieces (--text.vocab) from {len(lines)} captions: {str(error).splitlines()[-1]}") from None
         return cls(proto.getvalue(), length)
 
     @classmethod

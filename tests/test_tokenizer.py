@@ -82,6 +82,8 @@ def test_extended_by_the_words_of_other_captions(tokenizer):
 def test_errors(tmp_path):
     with pytest.raises(UserError, match="no captions"):
         Tokenizer.train(["  "], 1024, 20)
+    with pytest.raises(UserError, match=r"could not learn 300 pieces \(--text.vocab\) from 1 captions: .* smaller than required_chars"):
+        Tokenizer.train(["".join(map(chr, range(0x4E00, 0x4E64)))], 300, 20)
     with pytest.raises(UserError, match="cannot read"):
         Tokenizer.load(tmp_path / "absent", 20)
     with pytest.raises(UserError, match="not a sentencepiece model"):
