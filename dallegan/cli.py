@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import os
 import re
 import sys
 import warnings
@@ -55,6 +56,7 @@ def run(main: Callable[[], None]) -> int:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         main()
+        sys.stdout.flush()  # what is left is written here, where a reader that is gone is noticed
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,6 +64,8 @@ def run(main: Callable[[], None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # no file descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
         return 1
     except OSError as error:
         if error.errno is None:

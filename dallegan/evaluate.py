@@ -230,15 +230,21 @@ def choose(source: Source, n: int, seed: int) -> list[Example]:
 
 def memorized(source: Source, drawn: np.ndarray, features: Features, flip: bool) -> float:
     """`metrics.memorized` of drawn features among all different pictures of a folder, mirrored ones too where training mirrors."""
-    rng, digests, known = np.random.default_rng(0), set[bytes](), []
+    rng, digests, ways = np.random.default_rng(0), set[bytes](), (1, -1) if flip else (1,)
+    known: list[list[np.ndarray]] = [[] for _ in ways]
     for start in range(0, len(source), BLOCK):
-        images = [source.example(i, rng).image for i in range(start, min(start + BLOCK, len(source)))]
-        new = {d: x for x in images if (d := hashlib.sha256(x.tobytes()).digest()) not in digests}
-        digests |= set(new)
-        if new:
-            different = np.stack(list(new.values()))
-            known.append(features.of_real(np.concatenate([different, different[:, :, ::-1]]) if flip else different))
-    return float(metrics.memorized(jnp.asarray(np.concatenate(known)), jnp.asarray(drawn)))
+        different = []
+        for i in range(start, min(start + BLOCK, len(source))):
+            image = source.example(i, rng).image
+            seen = {hashlib.sha256(image[:, ::way].tobytes()).digest() for way in ways}
+            if not seen & digests:
+                different.append(image)
+            digests |= seen
+        if different:
+            for way, rows in zip(ways, known, strict=True):
+                rows.append(features.of_real(np.stack(different)[:, :, ::way]))
+    as_is, *mirrored = (jnp.asarray(np.concatenate(rows)) for rows in known)
+    return float(metrics.memorized(as_is, jnp.asarray(drawn), *mirrored))
 
 
 def clip_scores(features: Features, real: np.ndarray, drawn: np.ndarray, captions: Sequence[str]) -> Report:

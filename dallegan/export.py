@@ -116,8 +116,8 @@ def onnx(model: Model, rows: int) -> bytes:
 def main() -> None:
     """Parses the command line and exports."""
     args = parse(Args, "python -m dallegan.export")
-    if args.out.suffix in ("", ".py", ".onnx", ".model"):
-        raise UserError(f"--out {args.out}: name a file such as {args.out.stem}.jax; the loader and the tokenizer get its name with other endings")
+    if args.out.suffix in ("", ".py", ".onnx", ".model", ".png"):
+        raise UserError(f"--out {args.out}: name a file such as {args.out.stem}.jax; the loader, the tokenizer and the picture get its name with other endings")
     if args.onnx < 0:
         raise UserError(f"--onnx {args.onnx}: a number of pictures, or 0")
     model, stem = load(args.model), args.out.stem

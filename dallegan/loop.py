@@ -236,13 +236,15 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
     """Makes the run's config.json, or checks that the directory belongs to this configuration. A run that ended before its first checkpoint has
     nothing to go on from, and gives way to another."""
     path, begun, differing = workdir / "config.json", _begun(workdir), []
+    if (workdir / WEIGHTS).exists():  # which is what `load` takes, whatever checkpoints are beside
+        raise UserError(f"{workdir} holds a saved model: choose another --workdir, and --init-from {workdir} to train on from it")
     try:
         if path.exists():
             try:
                 differing = configs.conflicts(configs.from_json(path.read_text("utf-8", "replace")), config)
             except UserError as error:
                 raise UserError(f"{path}: {error}: choose another --workdir") from None
-            if differing and (begun or (workdir / WEIGHTS).exists()):
+            if differing and begun:
                 raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
         elif begun:
             raise UserError(f"{workdir} has checkpoints and no config.json that says of what: choose another --workdir")

@@ -121,13 +121,15 @@ def density_coverage(real: Features, fake: OtherFeatures, k: int = 5) -> tuple[S
 
 
 @jax.jit
-def memorized(real: Features, fake: OtherFeatures) -> Scalar:
+def memorized(real: Features, fake: OtherFeatures, mirrored: Features | None = None) -> Scalar:
     """Share of generated pictures that replicate one of the training set: the distance to the nearest is less than a third of that to the second nearest, as
-    arXiv 2310.02664 has it of pixels. Of a set's own pictures all do, of fresh ones few or none; no two rows of `real` may be equal."""
-    real, fake = _centred(real, fake)
+    arXiv 2310.02664 has it of pixels. Of a set's own pictures all do, of fresh ones few or none; no two rows of `real` may be equal. With the set's mirror
+    images, row by row, the distance to a picture is that to the nearer of its two."""
+    mean = jnp.mean(real, 0)  # fewer digits cancel
+    ways = [way - mean for way in (real, mirrored) if way is not None]
 
     def one(row: jax.Array) -> jax.Array:
-        nearest = _smallest(_squared_distances(row, real), 2)
+        nearest = _smallest(functools.reduce(jnp.minimum, (_squared_distances(row - mean, way) for way in ways)), 2)
         return nearest[0] < nearest[1] / 9
 
     return jnp.mean(_by_row(one, fake))

@@ -93,8 +93,13 @@ def _draw(model: Model, prompts: Sequence[str], order: Order) -> Iterator[tuple[
     for images in model.stream(prompts, order.n, order.seed, order.truncation, order.best_of):
         captions = [prompts[i // order.n] for i in range(at, at + len(images))]
         at += len(images)
-        scores = model.score(images, captions).tolist() if order.score and len(images) else [None] * len(images)
+        scores = model.score(_as_written(images, order.format), captions).tolist() if order.score and len(images) else [None] * len(images)
         yield from zip(images, scores, strict=True)
+
+
+def _as_written(images: np.ndarray, form: Format) -> np.ndarray:
+    """Pictures as their files will have them, so that scores are those of the files."""
+    return np.stack([np.asarray(Image.open(io.BytesIO(_encode(x, form, {})))) for x in images]) if form == "jpeg" else images
 
 
 def write_grid(model: Model, written: list[Written], out: pathlib.Path, order: Order, cell: int) -> pathlib.Path:
@@ -131,12 +136,15 @@ def write_animation(model: Model, a: str, b: str, out: pathlib.Path, order: Orde
 
 def save(picture: np.ndarray, path: pathlib.Path, form: Format, info: Mapping[str, str]) -> None:
     """Writes uint8[H, W, 3] with what it is in its metadata: PNG text, or JSON in the EXIF description of others. Whole or not at all."""
+    _write(path, _encode(picture, form, info))
+
+
+def _encode(picture: np.ndarray, form: Format, info: Mapping[str, str]) -> bytes:
     image, file = Image.fromarray(picture), io.BytesIO()
     if form == "png":
-        _write(path, png(image, info))
-    else:
-        image.save(file, form, exif=exif(info), **QUALITY[form])
-        _write(path, file.getvalue())
+        return png(image, info)
+    image.save(file, form, exif=exif(info), **QUALITY[form])
+    return file.getvalue()
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
@@ -203,8 +211,8 @@ def _free(out: pathlib.Path, stem: str, info: Mapping[str, str], order: Order, s
 
 
 def slug(prompt: str) -> str:
-    """A file name for a prompt: its letters and digits of any script, at most 40; with a hash where that is not all there is to it."""
-    words = re.sub(r"\W+", "-", prompt).strip("-_")[:40]
+    """A file name for a prompt: its letters and digits of any script, at most 40 and 80 bytes; with a hash where that is not all there is to it."""
+    words = re.sub(r"\W+", "-", prompt).strip("-_")[:40].encode()[:80].decode(errors="ignore")
     if words and words.replace("-", " ") == prompt:
         return words
     return f"{words or 'prompt'}-{hashlib.sha256(prompt.encode()).hexdigest()[:6]}"

@@ -30,7 +30,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tqdm import tqdm
 
-from dallegan.cli import parse, run
+from dallegan.cli import STAYS, parse, run
 from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
@@ -53,7 +53,7 @@ class Args:
     SRC is folder:PATH, webdataset:PATTERN, tfds:NAME, arrayrecord:DIR, storybook or emoji. For example:
     python -m dallegan.prepare 'webdataset:shards/{00000..00099}.tar' data/mine-64 --size 64, then
     python train.py storybook64 --data.source arrayrecord:data/mine-64. Stop it whenever you like, or kill it: the same command goes on. The same
-    command on other machines that share OUT helps. Pictures that cannot be read are skipped and named in OUT/skipped.log.
+    command on other machines that share OUT helps. Damaged pictures are skipped and named in OUT/skipped.log.
     """
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]  # what to read
@@ -125,7 +125,8 @@ def make(job: Job, shard: int, tick: Callable[[int], None]) -> None:
             tick(1)
         writer.close()
     except OSError as error:  # of the disk or the bucket, not of the picture: it may be there at the next try, and the bytes must be the same
-        raise UserError(f"cannot read {job.plan['source']}: {error}; the same command goes on") from None
+        mend = "mend it or take it away, and " if error.errno in STAYS else ""
+        raise UserError(f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
     except RuntimeError as error:  # the package's own
         raise UserError(f"cannot write {part}: {error}") from None
     with open(part, "rb") as file:

@@ -159,6 +159,16 @@ def test_what_the_system_denies_is_one_line(capsys):
         run(broken)
 
 
+def test_a_reader_that_is_gone_is_no_error():
+    script = "import sys; from dallegan.cli import run; sys.exit(run(lambda: print('lines for nobody')))"
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    reads, writes = os.pipe()
+    os.close(reads)
+    done = subprocess.run([sys.executable, "-c", script], stdout=writes, stderr=subprocess.PIPE, env=env, check=False)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_warnings_are_one_line(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with warnings.catch_warnings():

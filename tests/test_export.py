@@ -83,7 +83,12 @@ def test_onnx_draws_the_same(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("args", "message"), [(["--out", "bears"], "--out bears: name a file such as bears.jax"), (["--out", "b.jax", "--onnx", "-1"], "--onnx -1")]
+    ("args", "message"),
+    [
+        (["--out", "bears"], "--out bears: name a file such as bears.jax"),
+        (["--out", "b.png"], "--out b.png: name a file such as b.jax"),
+        (["--out", "b.jax", "--onnx", "-1"], "--onnx -1"),
+    ],
 )
 def test_refusals(args, message, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["export", *args])

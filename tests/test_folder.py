@@ -92,15 +92,17 @@ def test_captions_from_jsonl_and_txt(folder):
     source = Folder(str(folder), 16)
     assert [p.name for p in source.files] == ["a.png", "b.jpg", "c.webp"]
     assert source.captions(10) == ["red", "a red one", "blue", "green", "绿色"]
-    assert source.skipped == {"metadata.jsonl:4": "not a JSON object"}
+    assert source.skipped == {"metadata.jsonl:3": "no picture gone.png", "metadata.jsonl:4": "not a JSON object"}
     rng = np.random.default_rng(0)
     assert {source.example(0, rng).caption for _ in range(30)} == {"red", "a red one"}
 
 
 def test_captions_from_csv(tmp_path):
     plain().save(tmp_path / "a.png")
-    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one, two"\na.png,three\n')
-    assert Folder(str(tmp_path), 16).captions(9) == ["one, two", "three"]
+    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one,\ntwo"\na.png,three\nb.png,four\na.png,\n')
+    source = Folder(str(tmp_path), 16)
+    assert source.captions(9) == ["one,\ntwo", "three"]
+    assert source.skipped == {"metadata.csv:5": "no picture b.png", "metadata.csv:6": "no file_name or no text"}
 
 
 def test_unusable_files_are_skipped_and_named(folder):
@@ -111,7 +113,7 @@ def test_unusable_files_are_skipped_and_named(folder):
     (folder / "bomb.txt").write_text("bomb")
     source = Folder(str(folder), 16)
     assert len(source) == 3
-    assert set(source.skipped) == {"metadata.jsonl:4", "broken.png", "silent.png", "bomb.png"}
+    assert set(source.skipped) == {"metadata.jsonl:3", "metadata.jsonl:4", "broken.png", "silent.png", "bomb.png"}
     assert source.skipped["silent.png"] == "no caption"
 
 

@@ -113,8 +113,9 @@ def test_resolution_costs_only_modulation_when_tied():
     m = tiny().model
     modulation = (m.style + 1) * 4 * m.width * m.blocks
     assert np.diff(sizes[True]).tolist() == [modulation, modulation]
-    block = count(jax.eval_shape(make().gan.init, KEY)["generator"]["up"])
-    assert np.diff(sizes[False]).tolist() == [modulation + block] * 2
+    block = jax.eval_shape(make().gan.init, KEY)["generator"]["up"]
+    at_work = count(block) - count(block["attention"])  # tiny attends at 4×4 alone
+    assert np.diff(sizes[False]).tolist() == [modulation + at_work] * 2
 
 
 def test_functions_work_under_jit_vmap_and_grad():

@@ -281,8 +281,9 @@ def test_a_run_that_never_saved_gives_way_to_another(tmp_path, monkeypatch):
     assert (small.text.vocab, large.text.vocab) == (400, 500)
     assert len(more) > len(pieces)
     (tmp_path / "model.safetensors").touch()  # a folder that `Model.save` wrote
-    with pytest.raises(UserError, match="holds a run with other settings"):
-        train(tiny(workdir=str(tmp_path), text__vocab=600))
+    for vocab in (500, 600):
+        with pytest.raises(UserError, match=f"holds a saved model: choose another --workdir, and --init-from {tmp_path} to"):
+            train(tiny(workdir=str(tmp_path), text__vocab=vocab))
 
 
 def test_a_run_of_a_configuration_that_cannot_be_read_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """`emoji`: Twemoji sprites over the storybook's landscapes, captioned in English and Chinese (extra `emoji`).
 
 The art is Twemoji, (c) Twitter and contributors, CC-BY-4.0. Splits: `train`; `heldout`, a tenth of all (concept, place)
-pairs, never in `train`; `test`, fresh draws of the others.
+pairs, never in `train`, be it as a false caption, and named by every caption of its own; `test`, fresh draws of the others.
 """
 
 import dataclasses
@@ -109,16 +109,20 @@ class Emoji:
 
     def _said(self, index: int) -> tuple[int, str, str, random.Random, str]:
         concept, place, size, rng = self._draw(index)
-        return concept, place, size, rng, _caption(concepts()[concept], size, place, random.Random(rng.getrandbits(48)))
+        text = _caption(concepts()[concept], size, place, random.Random(rng.getrandbits(48)), name_place=self.split == "heldout")
+        return concept, place, size, rng, text
 
     def example(self, index: int, rng: np.random.Generator | None = None) -> Example:
         """Picture, caption, a caption with another concept or place, and (concept, place, size)."""
         concept, place, size, draw, text = self._said(index)
-        other, elsewhere = concept, place
-        if draw.random() < 0.75:
-            other = (concept + draw.randrange(1, len(concepts()))) % len(concepts())
-        else:
-            elsewhere = draw.choice([p for p in PLACES if p != place])
+        while True:
+            other, elsewhere = concept, place
+            if draw.random() < 0.75:
+                other = (concept + draw.randrange(1, len(concepts()))) % len(concepts())
+            else:
+                elsewhere = draw.choice([p for p in PLACES if p != place])
+            if is_heldout(concepts()[other], elsewhere) == (self.split == "heldout"):
+                break
         false = _caption(concepts()[other], size, elsewhere, random.Random(draw.getrandbits(48)), name_place=elsewhere != place)
         canvas, horizon, shadow = art.landscape(place, self.size, draw)
         height = HEIGHT[size] * (0.92 + 0.16 * draw.random())

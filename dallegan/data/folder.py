@@ -68,14 +68,20 @@ class Folder(Files):
     def _captions(self, found: list[pathlib.Path]) -> dict[pathlib.Path, list[str]]:
         texts: dict[pathlib.Path, list[str]] = {}
 
-        def add(name: object, text: object) -> None:
-            if isinstance(name, str) and (found := usable(text)):
-                texts.setdefault(self.path / name, []).extend(found)
+        pictures = set(found)
+
+        def add(name: object, text: object) -> str:
+            """Why the text could not be used, if so."""
+            if not (isinstance(name, str) and (lines := usable(text))):
+                return "no file_name or no text"
+            texts.setdefault(self.path / name, []).extend(lines)
+            return "" if self.path / name in pictures else f"no picture {name}"
 
         for name, rows in (("metadata.jsonl", self._jsonl), ("metadata.csv", self._csv)):
             if (self.path / name).is_file():
-                for row in rows(self.path / name):
-                    add(row.get("file_name"), row.get("text"))
+                for number, row in rows(self.path / name):
+                    if why := add(row.get("file_name"), row.get("text")):
+                        self.skipped[f"{name}:{number}"] = why
         for path in found:
             beside = path.with_suffix(".txt")
             if path not in texts and beside.is_file():
@@ -83,7 +89,8 @@ class Folder(Files):
                     add(self._name(path), line)
         return texts
 
-    def _jsonl(self, path: pathlib.Path) -> list[dict]:
+    def _jsonl(self, path: pathlib.Path) -> list[tuple[int, dict]]:
+        """Rows, and the lines they are in."""
         rows = []
         for number, line in enumerate(path.read_text("utf-8-sig", "replace").split("\n"), 1):
             if line.strip():
@@ -92,14 +99,15 @@ class Folder(Files):
                 except (ValueError, RecursionError):
                     row = None
                 if isinstance(row, dict):
-                    rows.append(row)
+                    rows.append((number, row))
                 else:
                     self.skipped[f"{path.name}:{number}"] = "not a JSON object"
         return rows
 
-    def _csv(self, path: pathlib.Path) -> list[dict]:
+    def _csv(self, path: pathlib.Path) -> list[tuple[int, dict]]:
         try:
-            return list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig", "replace"), newline="")))
+            reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig", "replace"), newline=""))
+            return [(reader.line_num, row) for row in reader]
         except csv.Error as error:
             self.skipped[path.name] = str(error)
             return []

@@ -45,8 +45,8 @@ class UpBlock(nn.Module):
             x_BHWC = Residual(c.width, self.depth, self.dtype, name=f"residual{i}")(x_BHWC, modulation[:, i])
         if c.attention:
             attention = CrossAttention(dtype=self.dtype, name="attention")
-            # its parameters are made at the first scale, whether or not that one attends
-            if x_BHWC.shape[1] in c.attention or self.is_initializing():
+            # a shared block's parameters are made at the first scale, whether or not that one attends
+            if x_BHWC.shape[1] in c.attention or (c.tied and self.is_initializing()):
                 x_BHWC = attention(x_BHWC, text.tokens, text.mask)
         # a convolution, since XLA copies the gradient of a Dense into another order before its weight gradient (5 % of a step)
         detail = nn.Conv(4 * c.width, (1, 1), kernel_init=nn.initializers.zeros, use_bias=False, dtype=self.dtype, name="subpixel")(lrelu(x_BHWC))
