@@ -18,6 +18,7 @@ from dallegan import losses
 from dallegan.cli import parse_config, run
 from dallegan.config import Config
 from dallegan.data.pipeline import HostBatch, make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.errors import UserError
 from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
 from dallegan.optim import ema_update, optimizer
@@ -90,6 +91,8 @@ def build(config: Config) -> tuple[Gan, optax.GradientTransformation, Runner, It
 def main() -> None:
     """Measures and prints JSON."""
     config = parse_config(sys.argv[1:], prog="train_speed.py")
+    if config.parallel.accumulate > 1:
+        raise UserError("--parallel.accumulate: XLA counts the operations of one part alone; measure a step of one part")
     gan, adam, runner, batches = build(config)
     state, batch = runner.init(), runner.put(next(batches))
     start = time.perf_counter()
@@ -131,7 +134,7 @@ def main() -> None:
         "data_wait_share": round(data_wait, 4),
         "memory_mb": round(runner.memory() / 1e6),
         "images_per_second": round(config.batch / step, 1),
-        "gflop_per_image": round(runner.flops() / config.batch / 1e9, 3),
+        "gflop_per_image": round(runner.flops() * jax.device_count() / config.batch / 1e9, 3),
         "gflop_per_second": round(rate / 1e9, 1),
         "gemm_gflop_per_second": round(gemm / 1e9, 1),
         "share_of_gemm": round(rate / gemm, 3),

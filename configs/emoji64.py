@@ -2,11 +2,11 @@
 
 python train.py emoji64
 
-2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-28: 1 h 6 min, 15.3 images/s, compiled in 23 s, other work beside it. By `python -m dallegan.evaluate --model
-runs/emoji64 --n 2000`: KID 0.051 on `test`, 0.050 on `heldout` (0.292 and 0.302 from nothing with quickstart's networks, 115 k pictures), precision 0.20 and
-0.15, recall 0.06, coverage 0.23 and 0.18. Landscapes, sizes and colours are right, and apples, cacti and bears can be known; of most of the 850 kinds, each
-seen 72 times, there is a shape of its own that one could not name (docs/images/emoji64.png). The discriminator knows the pairs by heart at the end (match gap
-8.3). The run had a tenth of its false captions name pairs that `heldout` is about, which they do no longer.
+2 cores of an AMD EPYC (AVX-512), jax 0.10.2, 2026-11-28: 1 h 6 min, 15.3 images/s, compiled in 23 s, other work beside it. By `python -m dallegan.evaluate
+--model runs/emoji64 --n 2000`: KID 0.051 on `test`, 0.050 on `heldout` (0.292 and 0.302 from nothing with quickstart's networks, 115 k pictures), precision
+0.20 and 0.15, recall 0.06, coverage 0.23 and 0.18. Landscapes, sizes and colours are right, and apples, cacti and bears can be known; of most of the 850
+kinds, each seen 72 times, there is a shape of its own that one could not name (docs/images/emoji64.png). The discriminator knows the pairs by heart at the
+end (match gap 8.3). The run had a tenth of its false captions name pairs that `heldout` is about, which they do no longer.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig

@@ -55,6 +55,10 @@ class Checkpoints:
         """The step that RUN@`at` names: "best" or a number; None for "", the newest that can be read."""
         return self.best() if at == "best" else int(at) if at else None
 
+    def newest(self) -> int | None:
+        """The newest step whose files are intact, which `restore` takes; None where there is none."""
+        return next((step for step in reversed(self.steps()) if not self._fault(step)), None)
+
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Begins to write the state of a step, which may be donated as soon as this returns; the write before is waited for.
 
@@ -120,7 +124,8 @@ class Checkpoints:
             if all_agree(not fault):
                 return state
             self._damaged.add(step)
-            warnings.warn(f"checkpoint {step} cannot be read ({fault or 'by another process'}): trying the one before", stacklevel=2)
+            then = ": trying the one before" if step != steps[0] else ""
+            warnings.warn(f"checkpoint {step} cannot be read ({fault or 'by another process'}){then}", stacklevel=2)
         if steps:
             raise UserError(f"none of the checkpoints {steps} in {self.directory} can be read by this model")
         return None

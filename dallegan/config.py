@@ -165,8 +165,8 @@ def check(config: Config) -> None:
     for name, value in flatten(config).items():
         values = value if isinstance(value, tuple) else (value,)
         low, high = LEAST.get(name, 0), MOST.get(name, 2**16 if name.startswith(("text.", "model.")) else math.inf)
-        if not all(low <= v <= high for v in values if isinstance(v, int | float)):
-            limit = f"a number from {low} to {high}" if math.isfinite(high) else f"at least {low}"
+        if not all(low <= v <= high and v < math.inf for v in values if isinstance(v, int | float)):
+            limit = f"a number from {low} to {high}" if math.isfinite(high) else f"at least {low}" + ", and finite" * (math.inf in values)
             raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be {limit}")
         if len(values) > 64:
             raise UserError(f"--{name.replace('_', '-')}: has {len(values)} values")
@@ -204,8 +204,8 @@ def check(config: Config) -> None:
     if c.text.encoder == "rnn" and c.text.width % 2:
         raise UserError(f"--text.width {c.text.width}: must be even, half of it for each direction of the rnn")
     share = c.loss.penalty_share
-    if not 0 < share <= 1 or abs(1 / share - round(1 / share)) > 1e-3:
-        raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ...")
+    if not 1e-3 <= share <= 1 or abs(1 / share - round(1 / share)) > 1e-3:
+        raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ..., 1/1000")
     if m.recipe == "dcgan" and any(c.loss.contrast):
         raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
     if m.recipe == "dcgan" and c.optim.muon:

@@ -44,7 +44,7 @@ CSS = ".pixels img { image-rendering: pixelated; width: 100%; height: 100%; obje
 class Args:
     """Draw captions on a page in the browser."""
 
-    model: str = DEFAULT  # a model that ships with the package, a run directory, a saved folder, or "hf://org/name"
+    model: str = DEFAULT  # one that ships with the package, a run directory (RUN@best, RUN@STEP), a folder that `Model.save` wrote, gs://..., hf://org/name
     port: int = 7860  # of the page
     host: str = "127.0.0.1"  # 0.0.0.0 lets other machines in: there is no password
     open: bool = False  # open the page in the browser of this machine

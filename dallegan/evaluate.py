@@ -65,7 +65,7 @@ class Data:
 class Args:
     """Measure a model, or plot the curves of runs."""
 
-    model: str = DEFAULT  # a model that ships with the package, a run directory, or a folder that `Model.save` wrote
+    model: str = DEFAULT  # one that ships with the package, a run directory (RUN@best, RUN@STEP), a folder that `Model.save` wrote, gs://..., hf://org/name
     data: Data = dataclasses.field(default_factory=Data)
     n: int = 2000  # captions of each split
     seed: int = 0  # of the drawn pictures
@@ -120,12 +120,12 @@ class Judged:
 
 
 def draw_one_each(model: Model, captions: Sequence[str], seed: int, what: str) -> np.ndarray:
-    """uint8[captions, S, S, 3]; a caption that is there again gets another picture, of the next seed."""
-    before: collections.Counter[str] = collections.Counter()
+    """uint8[captions, S, S, 3]; a caption that is there again, as far as the model reads it, gets another picture, of the next seed."""
+    before: collections.Counter[bytes] = collections.Counter()
     turns = []
-    for caption in captions:
-        turns.append(before[caption])
-        before[caption] += 1
+    for tokens in model.tokenizer.encode(captions, quiet=True):
+        turns.append(before[tokens.tobytes()])
+        before[tokens.tobytes()] += 1
     order, pictures = [], []
     for turn in range(max(turns) + 1):
         rows = [i for i, t in enumerate(turns) if t == turn]

@@ -58,7 +58,7 @@ class Args:
     """Write a model as one file that JAX alone runs on CPU, CUDA and TPU, with its tokenizer and a loader beside it."""
 
     out: pathlib.Path  # the file to write, for example bears.jax: beside it come bears.tokenizer.model and bears.py
-    model: str = DEFAULT  # a model that ships with the package, a run directory, a folder that `Model.save` wrote, gs://..., hf://...
+    model: str = DEFAULT  # one that ships with the package, a run directory (RUN@best, RUN@STEP), a folder that `Model.save` wrote, gs://..., hf://org/name
     onnx: int = 0  # pictures at once; above 0: write bears.onnx too, for so many, checked against JAX; needs jax2onnx
 
 

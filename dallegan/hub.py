@@ -105,7 +105,7 @@ def measured(path: str, keep: int) -> dict[str, float]:
     if not (run / "checkpoints").is_dir():
         return {}
     with contextlib.closing(Checkpoints(run, keep)) as checkpoints:
-        step = checkpoints.chosen(at) or max(checkpoints.steps())
+        step = checkpoints.chosen(at) or checkpoints.newest() or 0
     try:
         lines = [line for line in evaluated(run / "metrics.jsonl") if line["step"] <= step]
     except (OSError, ValueError, KeyError, TypeError):

@@ -301,7 +301,7 @@ class Log:
         self._sums: dict[str, list[float]] = {}
         self._skipped = kept[-1].get("skipped", 0) if kept else 0
         self._last_step, self._read = first, dict(clock.seconds)
-        self._bar, self._board = tqdm(disable=True), None
+        self._bar, self._board, self._torn = tqdm(disable=True), None, False
         if not is_main():
             return
         with writing(self.path):
@@ -311,10 +311,8 @@ class Log:
             total=config.images, initial=first * config.batch, unit="img", unit_scale=True, smoothing=0.05, dynamic_ncols=tty,
             mininterval=0.5 if tty else 30, desc=workdir.name,
         )  # fmt: skip
-        with contextlib.suppress(ImportError):
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), flush_secs=30)
+        if importlib.util.find_spec("tensorboardX"):
+            self._board = Board(workdir / "tensorboard")
 
     def start(self) -> None:
         """From here on it is training."""
@@ -350,12 +348,13 @@ class Log:
         line |= {"images_per_second": (step - self._last_step) * self.config.batch / total, "data_wait": max(0.0, spent.get("data", 0.0)) / total}
         line |= {"skipped": self._skipped, "goodput": seconds["step"] / max(sum(seconds.values()), 1e-9), "seconds": seconds}
         if is_main():
-            with surviving(self.path.name), self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            with surviving(self.path.name):
+                torn, self._torn = self._torn, True  # until this line is whole: the next does not go on in it
+                with self.path.open("a") as file:
+                    file.write("\n" * torn + json.dumps(line) + "\n")
+                self._torn = False
         if self._board:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name not in ("step", "images"):
-                    self._board.add_scalar(name, value, line["images"])
+            self._board.write(line)
         self._bar.set_postfix({k: f"{line[k]:.3g}" for k in ("d_loss", "g_loss", "match_gap") if line.get(k) is not None}, refresh=False)
         self.evaluated = {}
         self._sums, self._last_step, self._read = {}, step, seconds
@@ -370,3 +369,40 @@ class Log:
         self._bar.close()
         if self._board:
             self._board.close()
+
+
+class Board:
+    """The lines of metrics.jsonl as TensorBoard's scalars, over images. What cannot be written ends it, and nothing else: of tensorboardX's SummaryWriter
+    a full disk ends the thread that writes, and the run then waits for it without end."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._events: Any = None
+        with surviving(folder.name):
+            folder.mkdir(exist_ok=True)
+            self._events = EventsWriter(str(folder / "events"))
+
+    def write(self, line: dict[str, Any]) -> None:
+        """The numbers of a line."""
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]  # generated code
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+        if self._events is None:
+            return
+        found = {name: value for name, value in line.items() if isinstance(value, int | float) and name not in ("step", "images")}
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in found.items()])
+        with surviving("tensorboard"):
+            try:
+                self._events.write_event(Event(wall_time=time.time(), step=line["images"], summary=summary))
+                self._events.flush()
+            except OSError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._events is not None:
+            events, self._events = self._events, None
+            with contextlib.suppress(OSError):  # of what is left, which was told
+                events.close()

@@ -215,7 +215,7 @@ class Runner:
         return self._compiled.as_text()
 
     def flops(self) -> float:
-        """XLA's count of floating-point operations in one step, once compiled."""
+        """XLA's count of one device's floating-point operations in one step, once compiled; of a loop, such as over `parallel.accumulate`, of one turn."""
         return float(self._compiled.cost_analysis()["flops"])
 
     def memory(self) -> int:

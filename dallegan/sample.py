@@ -30,7 +30,7 @@ class Args:
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...")] = ()  # captions, Chinese or English; - reads them from stdin
     file: pathlib.Path | None = None  # a text file of more prompts, one a line, UTF-8
-    model: str = DEFAULT  # a model that ships with the package, a run directory, or a folder that `Model.save` wrote
+    model: str = DEFAULT  # one that ships with the package, a run directory (RUN@best, RUN@STEP), a folder that `Model.save` wrote, gs://..., hf://org/name
     n: int = 4  # pictures of each prompt
     seed: int = 0  # the same seed gives the same pictures
     truncation: float = 1.0  # scale of the noise: below 1 less variety, more typical pictures

@@ -156,8 +156,11 @@ def test_what_is_copied_from_a_folder_is_told(features, tmp_path):
 
 
 def test_a_caption_twice_is_two_pictures(untrained):
-    images = evaluation.draw_one_each(untrained, ["a red cat", "a dog", "a red cat"], 0, "")
+    long = "a red cat and a dog " * 9
+    with pytest.warns(UserWarning, match="captions were cut"):
+        images = evaluation.draw_one_each(untrained, ["a red cat", "a dog", "a red cat", long, long + "on the sea"], 0, "")
     assert (images[0] != images[2]).any()
+    assert (images[3] != images[4]).any()  # cut to the same tokens
     np.testing.assert_array_equal(images[:2], untrained.sample(["a red cat", "a dog"]))
 
 

@@ -9,7 +9,7 @@ from conftest import tiny
 from PIL import Image
 
 from dallegan.data.folder import Folder
-from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
+from dallegan.data.pipeline import SIDED, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
 from dallegan.image import ImageError, read_image
 
@@ -138,6 +138,22 @@ def test_an_epoch_visits_every_picture_once_and_epochs_differ(folder):
     epochs = [tuple(map(tuple, seen[3 * e : 3 * e + 3].tolist())) for e in range(8)]
     assert all(len(set(e)) == 3 for e in epochs)
     assert len(set(epochs)) > 1
+
+
+def test_a_quotation_mark_that_is_not_closed_costs_the_rows_it_swallows(tmp_path):
+    for name in "abc":
+        plain().save(tmp_path / f"{name}.png")
+    rows = ["file_name,text", "a.png,one", 'b.png,"two', *(f"{i}.png,{'x' * 100}" for i in range(2000)), "c.png,three"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    source = Folder(str(tmp_path), 16)
+    assert (source.name(0), source.texts(0), source.name(len(source) - 1)) == ("a.png", ["one"], "c.png")
+    assert "field larger than field limit (131072)" in source.skipped.values()
+
+
+@pytest.mark.parametrize("text", ["a bright red car", "an upright piano", "leftover pizza"])
+def test_words_that_hold_a_side_name_none(text):
+    assert not SIDED.search(text)
+    assert all(map(SIDED.search, ("Left of it", "the rightmost one", "on the right-hand side", "左边")))
 
 
 def test_mirrored_unless_the_caption_names_a_side(tmp_path):

@@ -115,6 +115,9 @@ def test_the_card_has_the_figure_of_the_checkpoint_that_is_loaded(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert measured(str(tmp_path), 1) == {"images": 32, "alignment": 0.25}
     assert measured(f"{tmp_path}@best", 1) == measured(f"{tmp_path}@2", 1) == {"images": 16, "alignment": 0.5}
+    largest = max((tmp_path / "checkpoints" / "4").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    largest.write_bytes(bytes(largest.stat().st_size))
+    assert measured(str(tmp_path), 1) == {"images": 16, "alignment": 0.5}
     assert measured(str(tmp_path / "absent"), 1) == {}
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,10 +25,12 @@ from PIL import Image
 import dallegan
 from dallegan import loop
 from dallegan.config import from_json, to_json
+from dallegan.curves import read_metrics
 from dallegan.data.pipeline import make_source, make_tokenizer
 from dallegan.errors import UserError
 from dallegan.loop import Diverged, train
 from dallegan.optim import optimizer
+from dallegan.runtime import Clock
 from dallegan.sampling import Model, make_gan
 from dallegan.state import enlarge, init_state, start_from
 from dallegan.steps import make_train_step
@@ -268,6 +271,26 @@ def test_another_configuration_is_refused(finished):
     with pytest.raises(UserError, match=r"model.width: 16 -> 32") as error:
         train(tiny(workdir=str(finished), model__width=32))
     assert "--workdir" in str(error.value)
+
+
+def test_a_full_disk_costs_a_line_and_the_board(tmp_path):
+    log = loop.Log(tmp_path, tiny(), 0, Clock("init", {}))
+    log.start()
+    log.write(1)
+    events = next((tmp_path / "tensorboard").iterdir())
+    before, (soft, hard) = events.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert b"goodput" in before
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "metrics.jsonl").stat().st_size + 20, hard))  # so much room is left
+    try:
+        with pytest.warns(UserWarning, match="could not be written") as told:
+            log.write(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {str(w.message).split(" could")[0] for w in told if w.category is UserWarning} == {"metrics.jsonl", "tensorboard"}
+    log.write(3)
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 3]
+    assert events.read_bytes().startswith(before)
 
 
 def test_a_run_that_never_saved_gives_way_to_another(tmp_path, monkeypatch):

@@ -105,12 +105,16 @@ class Folder(Files):
         return rows
 
     def _csv(self, path: pathlib.Path) -> list[tuple[int, dict]]:
-        try:
-            reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig", "replace"), newline=""))
-            return [(reader.line_num, row) for row in reader]
-        except csv.Error as error:
-            self.skipped[path.name] = str(error)
-            return []
+        rows, reader = [], csv.DictReader(io.StringIO(path.read_text("utf-8-sig", "replace"), newline=""))
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration:
+                return rows
+            except csv.Error as error:  # such as a quotation mark that is not closed; it goes on behind what it swallowed
+                self.skipped[f"{path.name}:{reader.line_num}"] = str(error)
+            else:
+                rows.append((reader.line_num, row))
 
     def __len__(self) -> int:
         return len(self.files)

@@ -1,5 +1,6 @@
 """Batches as a pure function of (seed, step): the state of the pipeline is the step, so resuming is slicing."""
 
+import re
 from collections.abc import Iterator
 
 import grain
@@ -12,7 +13,7 @@ from dallegan.tokenizer import SentenceVectors, Tokenizer
 
 HostBatch = dict[str, np.ndarray]
 CAPTIONS_OF = 20_000  # pictures, for the tokenizer
-SIDED = ("left", "right", "左", "右")  # a caption with one of these forbids mirroring
+SIDED = re.compile(r"\b(left|right)(most|wards?|hand|side)?\b|[左右]", re.IGNORECASE)  # a caption with one of these forbids mirroring
 
 
 def make_source(config: Config, split: str = "train", check: bool = True) -> Source:
@@ -65,7 +66,7 @@ def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: in
     def load(index: int, rng: np.random.Generator) -> HostBatch:
         found = source.example(index, rng)
         image = found.image
-        if config.data.flip and rng.random() < 0.5 and not any(word in found.caption.lower() for word in SIDED):
+        if config.data.flip and rng.random() < 0.5 and not SIDED.search(found.caption):
             image = image[:, ::-1]
         tokens, negative = tokenizer.encode([found.caption, found.negative], quiet=True)
         return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
