@@ -25,7 +25,8 @@ from dallegan.config import Config, DataConfig, LogConfig, load_preset
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.evaluate import Judged, said_by
-from dallegan.loop import Diverged, train
+from dallegan.log import Diverged
+from dallegan.loop import train
 from dallegan.models.judge import load_judge
 from dallegan.runtime import about, restart_with_huge_pages
 

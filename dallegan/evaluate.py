@@ -230,20 +230,17 @@ def choose(source: Source, n: int, seed: int) -> list[Example]:
 
 def memorized(source: Source, drawn: np.ndarray, features: Features, flip: bool) -> float:
     """`metrics.memorized` of drawn features among all different pictures of a folder, mirrored ones too where training mirrors."""
-    rng, digests, ways = np.random.default_rng(0), set[bytes](), (1, -1) if flip else (1,)
-    known: list[list[np.ndarray]] = [[] for _ in ways]
+    rng, digests, known, ways = np.random.default_rng(0), set[bytes](), [], (1, -1) if flip else (1,)
     for start in range(0, len(source), BLOCK):
         different = []
-        for i in range(start, min(start + BLOCK, len(source))):
-            image = source.example(i, rng).image
+        for image in (source.example(i, rng).image for i in range(start, min(start + BLOCK, len(source)))):
             seen = {hashlib.sha256(image[:, ::way].tobytes()).digest() for way in ways}
             if not seen & digests:
                 different.append(image)
             digests |= seen
         if different:
-            for way, rows in zip(ways, known, strict=True):
-                rows.append(features.of_real(np.stack(different)[:, :, ::way]))
-    as_is, *mirrored = (jnp.asarray(np.concatenate(rows)) for rows in known)
+            known.append([features.of_real(np.stack(different)[:, :, ::way]) for way in ways])
+    as_is, *mirrored = (jnp.asarray(np.concatenate(rows)) for rows in zip(*known, strict=True))
     return float(metrics.memorized(as_is, jnp.asarray(drawn), *mirrored))
 
 

@@ -57,9 +57,13 @@ def download(args: Download) -> None:
     folder = shipped if known else fetch(args.name if "://" in args.name else f"hf://{args.name}")
     load(folder)  # before it is copied: what is damaged or foreign is said here
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        for name in NEEDED:
-            shutil.copyfile(folder / name, to / name)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as part:  # whole or not at all
+            whole = pathlib.Path(part, to.name)
+            whole.mkdir()
+            for name in NEEDED:
+                shutil.copyfile(folder / name, whole / name)
+            whole.replace(to)
     except OSError as error:
         raise UserError(f"cannot write to {to}: {error.strerror}") from None
     print(f'{to}   draw with it: python sample.py "{BEAR[1]}" --model {"./" * (not to.is_absolute())}{to}')

@@ -2,7 +2,9 @@
 
 import functools
 import io
+import itertools
 import pathlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +15,8 @@ from dallegan.files import write_whole
 
 MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
 warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of sizes and metadata that are dealt with here
+# of all that Pillow knows; it goes by the bytes, whatever the name, and hands PostScript to another program
+KINDS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 FONT = pathlib.Path(__file__).parent / "assets" / "NotoSansSC-subset.ttf"
 
 
@@ -26,7 +30,7 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     Raises ImageError for broken, truncated or huge (> 64 megapixel) files, OSError for those that the file system does not give.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=KINDS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
             image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
@@ -38,7 +42,7 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     except Image.DecompressionBombError:
         raise ImageError("too many pixels") from None
     except UnidentifiedImageError:  # its message names an address in memory
-        raise ImageError("no picture, or of a kind that Pillow does not read") from None
+        raise ImageError("no picture, or of a kind that is not read") from None
     except OSError as error:
         if error.errno is not None:  # the file system's, not Pillow's
             raise
@@ -48,9 +52,14 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16B", "I", "F"):  # 16-bit grey: Pillow would clip it
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):  # 16-bit grey: Pillow would clip it
         grey = np.asarray(image, np.float32)
-        return Image.fromarray((grey / max(1.0, 257.0 if grey.max() > 255 else 1.0)).clip(0, 255).astype(np.uint8)).convert("RGB")
+        if image.mode == "F":
+            raise ImageError("grey of floating-point numbers, whose white is not known")
+        deep = image.mode != "I" or grey.max() > 255  # of 32 bits it may be either
+        clear = image.info.get("transparency")
+        shades = np.where(grey == clear, 255.0, grey / (257.0 if deep else 1.0)) if isinstance(clear, int) else grey / (257.0 if deep else 1.0)
+        return Image.fromarray(shades.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -65,9 +74,11 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _lines(text: str, width: int, size: int, most: int) -> list[str]:
-    """Breaks text to a width in pixels: at spaces where there are any, else between characters."""
+    """Breaks text to a width in pixels: at spaces and around ideographs, and a word that is wider than a line between characters."""
     lines, line = [], ""
-    for word in [w + " " for w in text.split(" ")] if " " in text else list(text):
+    words = re.findall(r"[^\s\u2e80-\u9fff\uff00-\uffef]+\s*|.\s*", text, re.DOTALL)
+    wide = lambda word: font(size).getlength(word.rstrip()) > width
+    for word in itertools.chain.from_iterable(w if wide(w) else [w] for w in words):
         if line and font(size).getlength((line + word).rstrip()) > width:
             lines.append(line.rstrip())
             line = ""

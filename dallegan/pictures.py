@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from dallegan.errors import UserError
 from dallegan.files import write_whole
-from dallegan.image import grid, png
+from dallegan.image import KINDS, grid, png
 from dallegan.sampling import Model
 
 Format = Literal["png", "webp", "jpeg"]
@@ -165,7 +165,7 @@ def exif(info: Mapping[str, str]) -> Image.Exif:
 def read_info(path: pathlib.Path) -> dict[str, str]:
     """What a picture that was written here says of itself; {} for any other file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=KINDS) as image:
             if image.format == "PNG":
                 image.load()  # text may follow the pixels
                 return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
@@ -178,7 +178,7 @@ def read_info(path: pathlib.Path) -> dict[str, str]:
 
 def open_picture(path: pathlib.Path) -> np.ndarray:
     """uint8[H, W, 3]."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=KINDS) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -113,13 +113,16 @@ class Model:
             raise UserError(f"n = {n}, best of {best_of}: ask for at least one picture")
         tokens = self._tokens(captions)
         size = self.config.data.size
-        held, scores = np.zeros((0, size, size, 3), np.uint8), np.zeros(0, np.float32)  # of groups not yet whole
-        for images, score in self._candidates(tokens, n * best_of, seed, truncation, scored=best_of > 1):
-            held, scores = np.concatenate([held, images]), np.concatenate([scores, score])
-            whole = len(held) // best_of * best_of
-            best = np.argmax(scores[:whole].reshape(-1, best_of), 1) + np.arange(0, whole, best_of)
-            yield held[best]
-            held, scores = held[whole:], scores[whole:]
+        leader, lead, at = np.zeros((size, size, 3), np.uint8), -np.inf, 0  # of the group that is not yet whole
+        for images, scores in self._candidates(tokens, n * best_of, seed, truncation, scored=best_of > 1):
+            best = []
+            for image, score in zip(images, scores, strict=True):
+                if at % best_of == 0 or score > lead:
+                    leader, lead = image, score
+                at += 1
+                if at % best_of == 0:
+                    best.append(leader)
+            yield np.stack(best) if best else np.zeros((0, size, size, 3), np.uint8)
 
     def _candidates(self, tokens: np.ndarray, n: int, seed: int, truncation: float, scored: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pictures, at most 16 at once, and the discriminator's scores of them (zeros unless `scored`)."""

@@ -26,6 +26,7 @@ FLOORS = [
     ["", "cli"],
     ["features", "curves", "pictures"],
     ["evaluate", "prepare", "sample", "hub", "export", "demo", "report"],
+    ["log"],
     ["loop"],
     ["train"],
 ]

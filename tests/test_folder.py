@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -50,8 +51,10 @@ def test_grey_alpha_and_16_bit():
     assert (read_image(bytes_of(clear, "PNG"), 8) == 255).all()
     keyed = Image.new("P", (9, 9), 0)
     assert (read_image(bytes_of(keyed, "PNG", transparency=0), 8) == 255).all()
-    deep = Image.fromarray(np.full((9, 9), 40_000, np.uint16))
-    assert abs(int(read_image(bytes_of(deep, "PNG"), 8)[0, 0, 0]) - 40_000 // 257) <= 1
+    for value in (200, 40_000):  # of 65,535, whatever else is in the picture
+        deep = Image.fromarray(np.full((9, 9), value, np.uint16))
+        assert abs(int(read_image(bytes_of(deep, "PNG"), 8)[0, 0, 0]) - value // 257) <= 1
+    assert (read_image(bytes_of(deep, "PNG", transparency=40_000), 8) == 255).all()
 
 
 def test_exif_rotation_and_centre_crop():
@@ -72,8 +75,19 @@ def test_broken_files_say_why():
     for data in (b"", b"rubbish", whole[: len(whole) // 2]):
         with pytest.raises(ImageError):
             read_image(data, 16)
+    with pytest.raises(ImageError, match="whose white is not known"):
+        read_image(bytes_of(Image.fromarray(np.full((9, 9), 0.5, np.float32)), "TIFF"), 16)
     with pytest.raises(ImageError, match="million"):
         read_image(bytes_of(Image.new("1", (10_000, 7_000)), "PNG"), 16)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA"])
+def test_kinds_that_no_picture_is_expected_in_are_not_read(kind, monkeypatch):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    data = bytes_of(plain(), kind)
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("another program is called"))
+    with pytest.raises(ImageError, match="of a kind that is not read"):
+        read_image(data, 16)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import dallegan
 from dallegan.checkpoint import Checkpoints
 from dallegan.config import check, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.hub import card, measured
+from dallegan.hub import Download, card, download, measured
 from dallegan.models.weights import read_weights
 from dallegan.tokenizer import Tokenizer
 
@@ -74,6 +75,19 @@ def test_refusals_are_one_line(hub, saved, tmp_path):
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_download_is_whole_or_not_at_all(tmp_path):
+    args, (soft, hard) = Download("storybook-32", tmp_path / "mine"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, hard))  # as on a disk that has so much room
+    try:
+        with pytest.raises(UserError, match=r"cannot write to .*mine"):
+            download(args)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    download(args)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_shipped_model_is_downloaded_by_its_name(hub, tmp_path):

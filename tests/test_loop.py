@@ -28,7 +28,8 @@ from dallegan.config import from_json, to_json
 from dallegan.curves import read_metrics
 from dallegan.data.pipeline import make_source, make_tokenizer
 from dallegan.errors import UserError
-from dallegan.loop import Diverged, train
+from dallegan.log import Diverged, Log
+from dallegan.loop import train
 from dallegan.optim import optimizer
 from dallegan.runtime import Clock
 from dallegan.sampling import Model, make_gan
@@ -122,9 +123,8 @@ def test_a_finished_run_is_left_alone(finished, capsys):
 
 def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     # stop after step 3, between two checkpoints
-    from dallegan import loop
 
-    workdir, add, seen = tmp_path / "part", loop.Log.add, []
+    workdir, add, seen = tmp_path / "part", Log.add, []
 
     def stopping(self, metrics):
         add(self, metrics)
@@ -132,7 +132,7 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
         if len(seen) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Log, "add", stopping)
+    monkeypatch.setattr(Log, "add", stopping)
     train(tiny(workdir=str(workdir)))
     monkeypatch.undo()
     assert len(seen) < 6
@@ -274,7 +274,7 @@ def test_another_configuration_is_refused(finished):
 
 
 def test_a_full_disk_costs_a_line_and_the_board(tmp_path):
-    log = loop.Log(tmp_path, tiny(), 0, Clock("init", {}))
+    log = Log(tmp_path, tiny(), 0, Clock("init", {}))
     log.start()
     log.write(1)
     events = next((tmp_path / "tensorboard").iterdir())

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dallegan import pictures
 from dallegan.errors import UserError
+from dallegan.image import _lines, font
 from dallegan.pictures import Order, open_picture, read_info, slug, write_animation, write_grid, write_pictures
 from dallegan.sampling import Model
 from dallegan.terminal import inline
@@ -100,6 +101,14 @@ def test_scores(model, tmp_path, form):
     for written in (drawn, found):
         np.testing.assert_allclose([w.score for w in written], direct, atol=1e-5)
     assert all(w.score is None for w in draw(model, [BEAR], tmp_path))
+
+
+@pytest.mark.parametrize("text", ["一只棕色的大熊站在雪地里" * 3 + " 白", "a big brown bear standing in the snow", "x" * 99, "大熊bear在雪地里 snow，好" * 3])
+def test_captions_are_broken_to_the_width_and_nothing_is_lost(text):
+    lines = _lines(text, 200, 15, 99)
+    assert max(map(font(15).getlength, lines)) <= 200
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert _lines(text, 200, 15, 1) == ([lines[0] + "…"] if len(lines) > 1 else lines)
 
 
 def test_the_sheet_shows_what_was_written(model, tmp_path):

@@ -128,7 +128,7 @@ def test_pictures_and_captions_are_those_of_the_source(undisturbed, tmp_path, he
     for i in range(5):
         assert made.texts(i) == source.texts(i) == [f"one of {i}", f"另一个 {i}"]
         np.testing.assert_array_equal(made.read(i)[0], source.read(i)[0])
-    reason = "no picture, or of a kind that Pillow does not read"
+    reason = "no picture, or of a kind that is not read"
     assert made.manifest["skipped"] == {"no caption": 1, reason: 1}
     assert (tmp_path / "out" / "skipped.log").read_text() == f"silent.png\tno caption\nbad.png\t{reason}\n"
     write_tar(tmp_path / "a.tar", [*sample(0), ("b.png", picture(1)), ("b.json", b"{}"), ("c.txt", b"blind")])

@@ -153,6 +153,18 @@ def test_a_hostile_tar_writes_nothing_and_ends(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_header_of_a_terabyte_is_one_damaged_shard(tmp_path):
+    write_tar(tmp_path / "a.tar", sample(0))
+    write_tar(tmp_path / "b.tar", sample(1))
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 2**42
+    whole = (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(whole[: whole.rindex(b"caption 1") // 512 * 512 + 512] + header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    source = WebDataset(str(tmp_path), 16)
+    assert len(source) == 2
+    assert source.skipped == {"b.tar": f"damaged: a header of {2**42} bytes; 1 names before"}
+
+
 def test_unreadable_pictures_give_way_to_the_next_and_processes_agree(tmp_path):
     members = [m for i in range(8) for m in sample(i)]
     members[6] = ("00002.jpg", b"broken")
@@ -163,7 +175,7 @@ def test_unreadable_pictures_give_way_to_the_next_and_processes_agree(tmp_path):
     np.testing.assert_array_equal(first.image, source.read(3)[0])
     assert first.caption == "caption 3"
     assert all(e.caption != e.negative for e in (source.example(i, np.random.default_rng(9 * i)) for i in range(8)))
-    assert set(source.skipped.items()) == {("a.tar:00002.jpg", "no picture, or of a kind that Pillow does not read"), ("a.tar:00005.jpg", "no caption")}
+    assert set(source.skipped.items()) == {("a.tar:00002.jpg", "no picture, or of a kind that is not read"), ("a.tar:00005.jpg", "no caption")}
     config = tiny(data__source=f"webdataset:{tmp_path}", data__flip=True, batch=8)
     assert_processes_agree(config)
 

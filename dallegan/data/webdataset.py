@@ -11,7 +11,7 @@ import pathlib
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import bracex
 import numpy as np
@@ -68,6 +68,19 @@ def find(pattern: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+class Headers:
+    """The file of a tar as `tarfile` may read it: members are skipped, so that a read is of a header, whose size the tar states."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, size: int) -> bytes:
+        """Unusable beyond a megabyte."""
+        if size > 2**20:
+            raise Unusable(f"damaged: a header of {size} bytes")
+        return self._file.read(size)
+
+
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members of a tar, none kept. Unusable where a header leads backwards (CVE-2025-8194: that would never end)."""
     last = -1
@@ -117,7 +130,7 @@ class WebDataset(Files):
             if head.startswith(magic):
                 raise Unusable(f"compressed, so it cannot be read at any place: unpack it with {tool}")
         file.seek(0)
-        tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # the file is the caller's
+        tar = tarfile.open(fileobj=cast(Any, Headers(file)), mode="r:")  # noqa: SIM115  # the file is the caller's
         for member in members(tar):
             stem, suffix = os.path.splitext(member.name)
             kind = "image" if suffix.lower() in SUFFIXES else suffix.lower()[1:]
