@@ -5,6 +5,7 @@ import importlib.util
 import json
 import random
 import sys
+import types
 import warnings
 
 import jax
@@ -56,6 +57,7 @@ class Painter:
 
     def __init__(self, config):
         self.config, self.scenes = config, {}
+        self.tokenizer = types.SimpleNamespace(encode=lambda captions, quiet: [np.frombuffer(caption.encode(), np.uint8) for caption in captions])
         for split in ("test", "heldout"):
             source = Storybook(config.data.size, split, objects=config.data.objects)
             self.scenes |= {e.caption: e.truth for e in evaluation.choose(source, N, 0)}
