@@ -54,6 +54,7 @@ def run(main: Callable[[], None]) -> int:
     """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 1 and a line where a file
     system fails, 130 for a second Ctrl-C. Warnings are a line each."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # where a shell has closed it
     try:
         main()
         sys.stdout.flush()  # what is left is written here, where a reader that is gone is noticed

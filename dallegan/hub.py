@@ -50,20 +50,20 @@ Command = Annotated[Download, tyro.conf.subcommand("download")] | Annotated[Uplo
 def download(args: Download) -> None:
     """UserError where there is no such model, or no place for it."""
     to = args.to or pathlib.Path(args.name.rstrip("/").rpartition("/")[2].partition("@")[0])
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    part = to / ".part"  # whole or not at all; `to` may be a mounted disk, or where one is
+    if to.exists() and (not to.is_dir() or any(p != part for p in to.iterdir())):
         raise UserError(f"{to} is there already: name a new folder with --to")
     shipped = SHIPPED / args.name
     known = "/" not in args.name and shipped.is_dir()
     folder = shipped if known else fetch(args.name if "://" in args.name else f"hf://{args.name}")
     load(folder)  # before it is copied: what is damaged or foreign is said here
     try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as part:  # whole or not at all
-            whole = pathlib.Path(part, to.name)
-            whole.mkdir()
-            for name in NEEDED:
-                shutil.copyfile(folder / name, whole / name)
-            whole.replace(to)
+        part.mkdir(parents=True, exist_ok=True)
+        for name in NEEDED:
+            shutil.copyfile(folder / name, part / name)
+        for name in NEEDED:
+            (part / name).replace(to / name)
+        part.rmdir()
     except OSError as error:
         raise UserError(f"cannot write to {to}: {error.strerror}") from None
     print(f'{to}   draw with it: python sample.py "{BEAR[1]}" --model {"./" * (not to.is_absolute())}{to}')

@@ -52,13 +52,12 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):  # 16-bit grey: Pillow would clip it
+    if image.mode == "F":
+        raise ImageError("grey of floating-point numbers, whose white is not known")
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey: Pillow would clip it
         grey = np.asarray(image, np.float32)
-        if image.mode == "F":
-            raise ImageError("grey of floating-point numbers, whose white is not known")
         deep = image.mode != "I" or grey.max() > 255  # of 32 bits it may be either
-        clear = image.info.get("transparency")
-        shades = np.where(grey == clear, 255.0, grey / (257.0 if deep else 1.0)) if isinstance(clear, int) else grey / (257.0 if deep else 1.0)
+        shades = np.where(grey == image.info.get("transparency"), 255.0, grey / (257.0 if deep else 1.0))
         return Image.fromarray(shades.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")

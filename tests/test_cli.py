@@ -167,6 +167,9 @@ def test_a_reader_that_is_gone_is_no_error():
     done = subprocess.run([sys.executable, "-c", script], stdout=writes, stderr=subprocess.PIPE, env=env, check=False)
     os.close(writes)
     assert (done.returncode, done.stderr) == (1, b"")
+    shell = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script]
+    closed = subprocess.run(shell, stderr=subprocess.PIPE, env=env, check=False)
+    assert (closed.returncode, closed.stderr) == (0, b"")
 
 
 def test_warnings_are_one_line(capsys, monkeypatch):
