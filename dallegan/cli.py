@@ -1,7 +1,6 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
 import contextlib
-import errno
 import io
 import os
 import re
@@ -13,11 +12,9 @@ from typing import Any, TypeVar
 import tyro
 
 from dallegan.config import Config, load_preset, presets
-from dallegan.errors import UserError
+from dallegan.errors import UserError, stays
 
 T = TypeVar("T")
-# what the system denies until somebody changes something; another try may mend the rest, such as a file system that is away
-STAYS = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 LESS = "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, or with a smaller --batch"
 
 
@@ -72,7 +69,7 @@ def run(main: Callable[[], None]) -> int:
         if error.errno is None:
             raise
         print(f"error: {error.filename or 'the system says'}: {error.strerror}", file=sys.stderr)
-        return 2 if error.errno in STAYS else 1
+        return 2 if stays(error) else 1
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
             raise

@@ -1,5 +1,15 @@
-"""The one exception that a user, not a bug, causes."""
+"""The one exception that a user, not a bug, causes; and which of the system's errors stay."""
+
+import errno
+
+STAY = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)  # those of buckets have no number
+STAYS = {errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class UserError(Exception):
     """Bad input. The entry points print it as one line on stderr and exit with 2."""
+
+
+def stays(error: OSError) -> bool:
+    """Whether the system denies it until somebody changes something; another try may mend the rest, such as a file system that is away."""
+    return isinstance(error, STAY) or error.errno in STAYS

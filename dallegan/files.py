@@ -59,6 +59,20 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise UserError(f"cannot read {url}: {hint} ({error})") from None
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Inside, a bucket's own errors, of which each has others, become OSError, and what is absent FileNotFoundError; the disk's stay as they are."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"{type(error).__name__}: {error}") from None
+
+
 def cache() -> pathlib.Path:
     """~/.cache/dallegan, or where XDG_CACHE_HOME says."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dallegan"

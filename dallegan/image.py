@@ -1,5 +1,6 @@
 """Pictures in and out: any file to uint8[size, size, 3], arrays to captioned grids and PNGs with their prompt inside."""
 
+import errno
 import functools
 import io
 import itertools
@@ -44,7 +45,7 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     except UnidentifiedImageError:  # its message names an address in memory
         raise ImageError("no picture, or of a kind that is not read") from None
     except OSError as error:
-        if error.errno is not None:  # the file system's, not Pillow's
+        if error.errno not in (None, errno.EINVAL):  # the file system's; of Pillow's, those that ask for a place that no file has are EINVAL
             raise
         raise ImageError(str(error).splitlines()[0]) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes

@@ -30,12 +30,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tqdm import tqdm
 
-from dallegan.cli import STAYS, parse, run
+from dallegan.cli import parse, run
 from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
 from dallegan.data.source import Files, Source, Unusable
-from dallegan.errors import UserError
+from dallegan.errors import UserError, stays
 from dallegan.files import claim, write_whole, writing
 from dallegan.image import ImageError
 from dallegan.tokenizer import Tokenizer
@@ -125,7 +125,7 @@ def make(job: Job, shard: int, tick: Callable[[int], None]) -> None:
             tick(1)
         writer.close()
     except OSError as error:  # of the disk or the bucket, not of the picture: it may be there at the next try, and the bytes must be the same
-        mend = "mend it or take it away, and " if error.errno in STAYS else ""
+        mend = "mend it or take it away, and " if stays(error) else ""
         raise UserError(f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
     except RuntimeError as error:  # the package's own
         raise UserError(f"cannot write {part}: {error}") from None

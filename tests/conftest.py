@@ -93,6 +93,13 @@ def final(workdir):
     return int(state.step), digest(state)
 
 
+def faulty(path):
+    """Makes a file that opens and is not read: Linux answers EIO at the first bytes of a process's memory."""
+    if not pathlib.Path("/proc/self/mem").exists():
+        pytest.skip("no file that cannot be read")
+    path.symlink_to("/proc/self/mem")
+
+
 def assert_processes_agree(config):
     """One, two and four processes make the same global batches of a source."""
     tokenizer = make_tokenizer(make_source(config), config)

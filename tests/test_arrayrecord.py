@@ -96,3 +96,15 @@ def test_elsewhere(tmp_path):
         ArrayRecord(str(tmp_path), 16)
     with pytest.raises(UserError, match=r"gs://b/x: ArrayRecord files are read from disk only; mount the bucket"):
         ArrayRecord("gs://b/x", 16)
+
+
+def test_a_shard_that_is_away_is_read_again_once_it_is_back(tmp_path):
+    write(tmp_path, [record(0)])
+    source, shard = ArrayRecord(str(tmp_path), 16), tmp_path / "data-00000-of-00001.array_record"
+    shard.rename(tmp_path / "away")
+    with pytest.raises(OSError, match=r"^open\(\) failed: No such file or directory; opening .*array_record"):
+        source.texts(0)
+    with pytest.raises(UserError, match=r"cannot read the captions of data-00000-of-00001.array_record:0: open\(\) failed: .*; try again$"):
+        source.captions(1)
+    (tmp_path / "away").rename(shard)
+    assert source.captions(1) == ["caption 0", "0 again"]

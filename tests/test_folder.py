@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import tiny
+from conftest import faulty, tiny
 from PIL import Image
 
 from dallegan.data.folder import Folder
@@ -68,6 +68,12 @@ def test_exif_rotation_and_centre_crop():
     wide = Image.new("RGB", (60, 20), "red")
     wide.paste((0, 0, 255), (20, 0, 40, 20))
     assert (read_image(bytes_of(wide, "PNG"), 16)[:, 1:-1] == (0, 0, 255)).all()
+
+
+def test_a_place_that_no_file_has_is_the_pictures_fault(tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"II+\0\x08\0\0\0" + (2**63 - 2).to_bytes(8, "little"))  # BigTIFF, and where its directory is
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "a.tif", 8)
 
 
 def test_broken_files_say_why():
@@ -186,3 +192,12 @@ def test_mirrored_unless_the_caption_names_a_side(tmp_path):
             mirrored.setdefault(tokenizer.decode(tokens), set()).add(bool(picture[8, 15].max() < 50))
     assert {len(v) for k, v in mirrored.items() if "halves" in k} == {2}
     assert {len(v) for k, v in mirrored.items() if "halves" not in k} == {1}
+
+
+def test_a_picture_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path):
+    plain().save(tmp_path / "a.png")
+    faulty(tmp_path / "b.png")
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("x")
+    with pytest.raises(UserError, match=r"^cannot read .*b.png: Input/output error; try again$"):
+        Folder(str(tmp_path), 16)

@@ -131,3 +131,11 @@ def test_damaged_files(folder, tmp_path):
     (here / "toy-train.array_record-00000-of-00001").unlink()
     with pytest.raises(UserError, match="is missing"):
         read(tmp_path)
+
+
+def test_a_file_that_is_away_is_no_damaged_record(folder, tmp_path):
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    source = read(tmp_path)
+    next((tmp_path / "toy" / "1.0.0").glob("toy-train*")).unlink()
+    with pytest.raises(OSError, match=r"^open\(\) failed: No such file or directory"):
+        source.texts(0)

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import assert_processes_agree, tiny
+from conftest import assert_processes_agree, faulty, tiny
 from PIL import Image
 
 from dallegan.data.source import Opened
@@ -126,7 +126,7 @@ def test_whatever_cannot_be_used_is_skipped_and_named(tmp_path):
         "a.tar:silent": "no caption", "a.tar:blind": "no picture", "a.tar:00000.png": "00000 has another image",
         "a.tar:e.jpg": "0 bytes", "a.tar:e": "no picture",
         "cut.tar:00002.jpg": "truncated", "cut.tar": "unexpected end of data; 1 names", "damaged.tar": "truncated or damaged; 1 names",
-        "text.tar": "ReadError", "empty.tar": "ReadError: empty file", "gone.tar": "FileNotFoundError",
+        "text.tar": "ReadError", "empty.tar": "ReadError: empty file", "gone.tar": "No such file",
     }  # fmt: skip
     assert [source.texts(i)[0] for i in range(len(source))] == ["caption 0", "caption 1", "caption 1"]
     assert {k: v for k, v in reasons.items() if v not in source.skipped.get(k, "")} == {}
@@ -197,3 +197,26 @@ def test_a_dropped_file_stays_readable_and_the_rest_are_few(tmp_path):
     for thread in threads:
         thread.join()
     assert (kept.path, len(closed)) == ("a", 18)
+
+
+def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path, monkeypatch):
+    import fsspec
+
+    write_tar(tmp_path / "a.tar", sample(0))
+    faulty(tmp_path / "b.tar")
+    with pytest.raises(UserError, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"):
+        WebDataset(str(tmp_path), 16)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
+
+    def busy(*args, **options):
+        raise RuntimeError("503")  # as a bucket's own error, which is no OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "_open", busy)
+        with pytest.raises(UserError, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
+            WebDataset("memory://bucket/a.tar", 16)
+    try:
+        assert len(WebDataset("memory://bucket/{a,gone}.tar", 16)) == 1
+    finally:
+        memory.rm("/bucket", recursive=True)

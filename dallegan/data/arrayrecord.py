@@ -1,6 +1,5 @@
 """`arrayrecord:DIR`: what `python -m dallegan.prepare` writes. A record is a msgpack of {"image": file, "captions": [text, ...]}."""
 
-import functools
 import json
 import pathlib
 import re
@@ -47,8 +46,18 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-# without read-ahead and threads: fastest at random
-open_shard = functools.partial(ArrayRecordReader, options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=2**15)
+def open_shard(path: str) -> Any:
+    """A reader without read-ahead and threads: fastest at random. Raises RuntimeError."""
+    reader = ArrayRecordReader(path, options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=2**15)
+    if not reader.ok():
+        reader.read([0])  # raises why; the reader itself would say so for ever, whatever becomes of the file
+    return reader
+
+
+def fault(error: Exception) -> OSError | Unusable:
+    """What an error of a reader or a decoder is: of the disk, so that the next try may do better, or of the record."""
+    of_disk = isinstance(error, OSError) or re.match(r"\w+\(\) failed: ", str(error))  # so the package begins where the system fails it: "read() failed: "
+    return OSError(str(error)) if of_disk else Unusable(f"damaged: {type(error).__name__}: {error}")
 
 
 class ArrayRecord(Files):
@@ -81,16 +90,16 @@ class ArrayRecord(Files):
         return "{}:{}".format(*self._place(index))
 
     def texts(self, index: int) -> list[str]:
-        """All captions of a picture. Raises Unusable."""
+        """All captions of a picture. Raises Unusable, OSError."""
         return self.record(index)[1]
 
     def record(self, index: int) -> tuple[bytes, list[str]]:
-        """The picture as a file, and all its captions. Raises Unusable."""
+        """The picture as a file, and all its captions. Raises Unusable, OSError."""
         name, place = self._place(index)
         try:
             record = msgpack.unpackb(self._files.get(str(self.path / name)).read([place])[0])
         except Exception as error:  # the reader's own RuntimeError, and what msgpack raises on hostile bytes
-            raise Unusable(f"damaged: {type(error).__name__}: {error}") from None
+            raise fault(error) from None
         image, captions = (record.get("image"), record.get("captions")) if isinstance(record, dict) else (None, None)
         if not isinstance(image, bytes) or not isinstance(captions, list) or not (texts := usable(captions)):
             raise Unusable("not a record that dallegan.prepare wrote")

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import read_only_builder, registered
 
-from dallegan.data.arrayrecord import local
+from dallegan.data.arrayrecord import fault, local
 from dallegan.data.source import Files, Unusable, usable
 from dallegan.errors import UserError
 
@@ -110,17 +110,17 @@ class Tfds(Files):
             texts = usable([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values])
             image = at(example, self._image)[0] if skip else None
         except Exception as error:  # readers, protobuf and decoders all have their own
-            raise Unusable(f"damaged: {type(error).__name__}: {error}") from None
+            raise fault(error) from None
         if not texts:
             raise Unusable("no caption")
         return image, texts
 
     def texts(self, index: int) -> list[str]:
-        """All captions of a picture. Raises Unusable."""
+        """All captions of a picture. Raises Unusable, OSError."""
         return self._decode(index, self._some, None)[1]
 
     def record(self, index: int) -> tuple[bytes, list[str]]:
-        """The picture as a file, and all its captions. Raises Unusable."""
+        """The picture as a file, and all its captions. Raises Unusable, OSError."""
         image, texts = self._decode(index, self._both, self._skip)
         if not isinstance(image, bytes):
             raise Unusable("no picture")

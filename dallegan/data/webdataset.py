@@ -17,8 +17,8 @@ import bracex
 import numpy as np
 
 from dallegan.data.source import SUFFIXES, Files, Opened, Unusable, usable
-from dallegan.errors import UserError
-from dallegan.files import filesystem
+from dallegan.errors import UserError, stays
+from dallegan.files import filesystem, reading
 
 PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0: there is none
 ENTRY = np.dtype([("shard", "u4"), ("image", PART), ("txt", PART), ("json", PART)])  # 40 bytes a picture
@@ -34,10 +34,8 @@ def open_file(url: str) -> Callable[[int, int], bytes]:
         fs, path = filesystem(url)
 
         def read(offset: int, size: int) -> bytes:
-            try:
+            with reading():
                 return fs.cat_file(path, start=offset, end=offset + size)
-            except Exception as error:  # each bucket has its own
-                raise OSError(f"{type(error).__name__}: {error}") from None
 
         return read
     file = open(url, "rb", buffering=0)  # noqa: SIM115  # closes with the last reference to it
@@ -69,16 +67,25 @@ def find(pattern: str) -> list[str]:
 
 
 class Headers:
-    """The file of a tar as `tarfile` may read it: members are skipped, so that a read is of a header, whose size the tar states."""
+    """The file of a tar as `tarfile` may read it: members are skipped, so that a read is of a header, whose size the tar states. Its only OSErrors
+    are then of the disk or the bucket, not of what the tar says."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.seek, self.tell, self._file = file.seek, file.tell, file
+        self.tell, self._file = file.tell, file
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Unusable where no file has such a place."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError, OverflowError):
+            raise Unusable(f"damaged: a header leads to {offset}") from None
 
     def read(self, size: int) -> bytes:
         """Unusable beyond a megabyte."""
         if size > 2**20:
             raise Unusable(f"damaged: a header of {size} bytes")
-        return self._file.read(size)
+        with reading():
+            return self._file.read(size)
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -109,12 +116,16 @@ class WebDataset(Files):
         url, found, rows = self.shards[shard], {}, []
         name = os.path.basename(url)
         try:
-            with filesystem(url)[0].open(url) if "://" in url else open(url, "rb") as file:
-                self._collect(file, name, found)
+            with reading():
+                file = filesystem(url)[0].open(url) if "://" in url else open(url, "rb")  # noqa: SIM115  # closed below
+            with file:
+                self._collect(Headers(file), name, found)
         except (UserError, MemoryError):
             raise
-        except Exception as error:  # tarfile raises nearly anything on hostile bytes, and buckets have errors of their own
-            why = str(error) if isinstance(error, Unusable) else f"{type(error).__name__}: {error}"
+        except Exception as error:  # tarfile raises nearly anything on hostile bytes
+            if isinstance(error, OSError) and not stays(error):  # without the shard it would be another run
+                raise UserError(f"cannot read {url}: {error}; try again") from None
+            why = str(error) if isinstance(error, (Unusable, OSError)) else f"{type(error).__name__}: {error}"
             self.skipped[name] = (f"{why}; {len(found)} names before" if found else why).splitlines()[0]
         for key, parts in found.items():
             if "image" in parts and len(parts) > 1:
@@ -123,14 +134,14 @@ class WebDataset(Files):
                 self.skipped[f"{name}:{key}"] = "no caption" if "image" in parts else "no picture"
         return np.array(rows, ENTRY)
 
-    def _collect(self, file: IO[bytes], name: str, found: dict[str, dict[str, tuple[int, int]]]) -> None:
-        """Fills key -> kind -> (offset, size). Raises Unusable where the tar ends early, and tarfile's errors."""
+    def _collect(self, file: Headers, name: str, found: dict[str, dict[str, tuple[int, int]]]) -> None:
+        """Fills key -> kind -> (offset, size). Raises Unusable where the tar ends early, tarfile's errors, OSError."""
         head, length = file.read(8), file.seek(0, os.SEEK_END)
         for magic, tool in COMPRESSED.items():
             if head.startswith(magic):
                 raise Unusable(f"compressed, so it cannot be read at any place: unpack it with {tool}")
         file.seek(0)
-        tar = tarfile.open(fileobj=cast(Any, Headers(file)), mode="r:")  # noqa: SIM115  # the file is the caller's
+        tar = tarfile.open(fileobj=cast(Any, file), mode="r:")  # noqa: SIM115  # the file is the caller's
         for member in members(tar):
             stem, suffix = os.path.splitext(member.name)
             kind = "image" if suffix.lower() in SUFFIXES else suffix.lower()[1:]
