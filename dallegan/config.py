@@ -112,7 +112,7 @@ class ParallelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """How often the run reports and saves."""
+    """How often the run reports and saves, and to whom."""
 
     metrics: int = 1600  # images between lines of metrics.jsonl
     samples: int = 10_000  # images between sample grids
@@ -120,6 +120,7 @@ class LogConfig:
     checkpoint: int = 10_000  # images between checkpoints
     keep: int = 2  # newest checkpoints kept, beside the one that did best where the run evaluates
     hang: int = 1800  # seconds without a step after which every process prints its stacks and exits; 0: never
+    wandb: str = ""  # project of Weights & Biases that the lines of metrics.jsonl go to as well, extra `wandb`; WANDB_MODE=offline keeps them here; "": none
 
 
 @dataclasses.dataclass(frozen=True)

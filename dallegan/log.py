@@ -1,4 +1,4 @@
-"""What a run tells while it trains: progress bar, metrics.jsonl, TensorBoard."""
+"""What a run tells while it trains: progress bar, metrics.jsonl, TensorBoard, Weights & Biases."""
 
 import contextlib
 import importlib.util
@@ -7,6 +7,7 @@ import math
 import pathlib
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from dallegan.config import Config
+from dallegan.config import Config, flatten
 from dallegan.curves import read_metrics
 from dallegan.errors import UserError
 from dallegan.files import write_whole, writing
@@ -39,7 +40,8 @@ def surviving(what: str) -> Iterator[None]:
 
 
 class Log:
-    """Progress bar, metrics.jsonl (the truth) and TensorBoard where tensorboardX is installed; on the main process only.
+    """Progress bar, metrics.jsonl (the truth), TensorBoard where tensorboardX is installed, Weights & Biases where `log.wandb` names a project; on the
+    main process only.
 
     Read-outs are means since the last line or the start of the process; `seconds` are those of the whole run, by what they were
     spent on, `lost` being work that a kill undid (as far as lines tell), and `goodput` the share of steps in them.
@@ -57,9 +59,11 @@ class Log:
         self._sums: dict[str, list[float]] = {}
         self._skipped = kept[-1].get("skipped", 0) if kept else 0
         self._last_step, self._read = first, dict(clock.seconds)
-        self._bar, self._board, self._torn = tqdm(disable=True), None, False
+        self._bar, self._boards, self._torn = tqdm(disable=True), [], False
         if not is_main():
             return
+        if config.log.wandb:
+            self._boards.append(WandB(workdir, config))
         with writing(self.path):
             write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         tty = sys.stderr.isatty()
@@ -68,7 +72,7 @@ class Log:
             mininterval=0.5 if tty else 30, desc=workdir.name,
         )  # fmt: skip
         if importlib.util.find_spec("tensorboardX"):
-            self._board = Board(workdir / "tensorboard")
+            self._boards.append(TensorBoard(workdir / "tensorboard"))
 
     def start(self) -> None:
         """From here on it is training."""
@@ -109,8 +113,8 @@ class Log:
                 with self.path.open("a") as file:
                     file.write("\n" * torn + json.dumps(line) + "\n")
                 self._torn = False
-        if self._board:
-            self._board.write(line)
+        for board in self._boards:
+            board.write(line)
         self._bar.set_postfix({k: f"{line[k]:.3g}" for k in ("d_loss", "g_loss", "match_gap") if line.get(k) is not None}, refresh=False)
         self.evaluated = {}
         self._sums, self._last_step, self._read = {}, step, seconds
@@ -121,13 +125,13 @@ class Log:
             self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Ends bar and writer."""
+        """Ends bar and writers."""
         self._bar.close()
-        if self._board:
-            self._board.close()
+        for board in self._boards:
+            board.close()
 
 
-class Board:
+class TensorBoard:
     """The lines of metrics.jsonl as TensorBoard's scalars, over images. What cannot be written ends it, and nothing else: of tensorboardX's SummaryWriter
     a full disk ends the thread that writes, and the run then waits for it without end."""
 
@@ -162,3 +166,34 @@ class Board:
             events, self._events = self._events, None
             with contextlib.suppress(OSError):  # of what is left, which was told
                 events.close()
+
+
+class WandB:
+    """The lines of metrics.jsonl as one run of Weights & Biases, over images, however often training stops and goes on. UserError where it cannot begin;
+    the package keeps what it cannot send."""
+
+    def __init__(self, workdir: pathlib.Path, config: Config) -> None:
+        project, known = config.log.wandb, workdir / "wandb.id"
+        try:
+            import wandb
+        except ImportError:
+            raise UserError(f"--log.wandb {project}: pip install 'dallegan[wandb]'") from None
+        with writing(known):
+            if not known.exists():
+                write_whole(known, uuid.uuid4().hex[:8])
+            name = known.read_text()
+        try:
+            settings = wandb.Settings(console="off")  # or it takes stdout and stderr for itself
+            self._run: Any = wandb.init(project=project, name=workdir.name, id=name, resume="allow", dir=workdir, config=flatten(config), settings=settings)
+            self._run.define_metric("*", step_metric="images")  # not its own count of lines, which may not go back: a kill undoes some
+        except Exception as error:  # of the network, of names, of the account
+            why = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"--log.wandb {project}: {why}. `wandb login` first, or set WANDB_MODE=offline and `wandb sync` later") from None
+
+    def write(self, line: dict[str, Any]) -> None:
+        """A line."""
+        self._run.log(line)
+
+    def close(self) -> None:
+        """Waits until all is sent or kept."""
+        self._run.finish()

@@ -293,6 +293,30 @@ def test_a_full_disk_costs_a_line_and_the_board(tmp_path):
     assert events.read_bytes().startswith(before)
 
 
+def test_weights_and_biases_gets_the_lines_of_one_run(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for step in (1, 2):  # the second goes on
+        log = Log(tmp_path, tiny(log__wandb="bears"), step - 1, Clock("init", {}))
+        log.start()
+        log.write(step)
+        log.close()
+    name = (tmp_path / "wandb.id").read_text()
+    kept = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert {path.name for path in kept} == {f"run-{name}.wandb"}
+    assert all(path.read_bytes().count(b"goodput") for path in kept)
+    assert b"bears" in kept[0].read_bytes()
+    wandb.teardown()  # it reads its settings once
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(UserError, match=r"^--log.wandb bears: No API key configured.*`wandb login` first, or set WANDB_MODE=offline"):
+        Log(tmp_path, tiny(log__wandb="bears"), 2, Clock("init", {}))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'dallegan\[wandb\]'"):
+        Log(tmp_path, tiny(log__wandb="bears"), 2, Clock("init", {}))
+
+
 def test_a_run_that_never_saved_gives_way_to_another(tmp_path, monkeypatch):
     def build(config):
         monkeypatch.setattr(loop, "make_gan", lambda *_: pytest.fail("far enough"))
