@@ -1,10 +1,11 @@
-"""The default model that ships, `storybook-64`: `pairs64` with a second stage of detail, at single pixels. A 2-core CPU.
+r"""The default model that ships, `storybook-64`: `pairs64` with a second stage of detail, at single pixels. A 2-core CPU.
 
 python train.py fine64
 python train.py fine64 --init-from runs/fine64 --workdir runs/fine64b --seed 15 --steps 3200 --loss.gamma 0.06 0.02 --optim.lr 3e-4 1e-5 --optim.lr-d 3e-4 1e-5
 python train.py fine64 --init-from runs/fine64b --workdir runs/fine64c --seed 16 --steps 2400 --loss.gamma 0.02 8e-3 --optim.lr 3e-4 1e-5 --optim.lr-d 3e-4 1e-5
 python train.py fine64 --init-from runs/fine64c --workdir runs/fine64d --seed 17 --steps 1800 --loss.gamma 0.01 4e-3 --optim.lr 3e-4 1e-5 --optim.lr-d 3e-4 1e-5
-python train.py fine64 --init-from runs/fine64d --workdir runs/fine64e --seed 18 --steps 2500 --loss.gamma 8e-3 4e-3 --optim.lr 3e-4 1e-5 --optim.lr-d 3e-4 1e-5 --optim.ema 0.2
+python train.py fine64 --init-from runs/fine64d --workdir runs/fine64e --seed 18 --steps 2500 --loss.gamma 8e-3 4e-3 --optim.lr 3e-4 1e-5 \
+    --optim.lr-d 3e-4 1e-5 --optim.ema 0.2
 python benchmarks/average.py runs/fine64d runs/fine64e --shares 0.3 0.7 --out FOLDER
 
 2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27 and 28: 1 h 8 min and 1 h 23 min, 19 to 22 images/s beside some other work (22.7 by

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from dallegan.config import Config, load_preset, presets
-from dallegan.errors import UserError, stays
+from dallegan.errors import Passing, UserError, stays
 
 T = TypeVar("T")
 LESS = "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, or with a smaller --batch"
@@ -49,7 +49,7 @@ def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
 
 def run(main: Callable[[], None]) -> int:
     """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 1 and a line where a file
-    system fails, 130 for a second Ctrl-C. Warnings are a line each."""
+    system or a bucket fails, 130 for a second Ctrl-C. Warnings are a line each."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # where a shell has closed it
     try:
@@ -57,7 +57,7 @@ def run(main: Callable[[], None]) -> int:
         sys.stdout.flush()  # what is left is written here, where a reader that is gone is noticed
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, Passing) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

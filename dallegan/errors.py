@@ -10,6 +10,10 @@ class UserError(Exception):
     """Bad input. The entry points print it as one line on stderr and exit with 2."""
 
 
+class Passing(UserError):
+    """What another try may mend, such as a bucket that is busy: the command line exits 1 on it, so that a launcher starts again."""
+
+
 def stays(error: OSError) -> bool:
     """Whether the system denies it until somebody changes something; another try may mend the rest, such as a file system that is away."""
     return isinstance(error, STAY) or error.errno in STAYS

@@ -4,11 +4,14 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
 from dallegan.errors import UserError
+
+DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|40[13])\b")  # as buckets say it
 
 
 def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:
@@ -61,7 +64,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Inside, a bucket's own errors, of which each has others, become OSError, and what is absent FileNotFoundError; the disk's stay as they are."""
+    """Inside, a bucket's own errors, of which each has others, become OSError, and what is absent or forbidden is told apart; the disk's stay as they are."""
     try:
         yield
     except (UserError, MemoryError):
@@ -69,8 +72,9 @@ def reading() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(f"{type(error).__name__}: {error}") from None
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else PermissionError if DENIED.search(said) else OSError
+        raise kind(said) from None
 
 
 def cache() -> pathlib.Path:

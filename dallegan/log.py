@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from dallegan.config import Config, flatten
 from dallegan.curves import read_metrics
-from dallegan.errors import UserError
+from dallegan.errors import Passing, UserError
 from dallegan.files import write_whole, writing
 from dallegan.runtime import Clock, is_main
 
 MAX_SKIPPED = 10  # steps in a row that may come out not finite
+WANDB_ID = "wandb.id"
 REPORTED = ("d_loss", "g_loss", "r1", "r2", "match_gap", "score_real", "score_fake", "grad_norm_g", "grad_norm_d")
 
 
@@ -169,13 +170,14 @@ class TensorBoard:
 
 
 class WandB:
-    """The lines of metrics.jsonl as one run of Weights & Biases, over images, however often training stops and goes on. UserError where it cannot begin;
-    the package keeps what it cannot send."""
+    """The lines of metrics.jsonl on Weights & Biases, over images: where it is online one run, however often training stops and goes on, with the lines too
+    that a kill undid; kept here, a run for each start, in one group. UserError where it cannot begin. What goes wrong later ends it, and nothing else."""
 
     def __init__(self, workdir: pathlib.Path, config: Config) -> None:
-        project, known = config.log.wandb, workdir / "wandb.id"
+        project, known = config.log.wandb, workdir / WANDB_ID
         try:
             import wandb
+            from wandb.errors import UsageError
         except ImportError:
             raise UserError(f"--log.wandb {project}: pip install 'dallegan[wandb]'") from None
         with writing(known):
@@ -183,17 +185,29 @@ class WandB:
                 write_whole(known, uuid.uuid4().hex[:8])
             name = known.read_text()
         try:
-            settings = wandb.Settings(console="off")  # or it takes stdout and stderr for itself
-            self._run: Any = wandb.init(project=project, name=workdir.name, id=name, resume="allow", dir=workdir, config=flatten(config), settings=settings)
+            # console: or it takes stdout and stderr for itself; reinit: or it would write into a run that the caller has open, and end it
+            settings = wandb.Settings(console="off", reinit="create_new", finish_timeout=60)
+            going_on: Any = {} if wandb.setup().settings.mode == "offline" else {"id": name, "resume": "allow"}  # which only the server can
+            self._run: Any = wandb.init(project=project, name=workdir.name, group=name, dir=workdir, config=flatten(config), settings=settings, **going_on)
             self._run.define_metric("*", step_metric="images")  # not its own count of lines, which may not go back: a kill undoes some
         except Exception as error:  # of the network, of names, of the account
-            why = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"--log.wandb {project}: {why}. `wandb login` first, or set WANDB_MODE=offline and `wandb sync` later") from None
+            why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            kind = UserError if isinstance(error, UsageError) else Passing
+            raise kind(f"--log.wandb {project}: {why}. `wandb login` first, or set WANDB_MODE=offline and `wandb sync` later") from None
 
     def write(self, line: dict[str, Any]) -> None:
         """A line."""
-        self._run.log(line)
+        self._do(lambda run: run.log(line))
 
     def close(self) -> None:
-        """Waits until all is sent or kept."""
-        self._run.finish()
+        """Waits a minute at most until all is sent or kept; the run has failed where an exception is on its way."""
+        self._do(lambda run: run.finish(exit_code=int(sys.exc_info()[0] is not None)))
+        self._run = None
+
+    def _do(self, what: Callable[[Any], None]) -> None:
+        try:
+            if self._run is not None:
+                what(self._run)
+        except Exception as error:  # its own process may have died
+            self._run = None
+            warnings.warn(f"Weights & Biases gets no more of this run ({type(error).__name__}: {error}); training goes on", stacklevel=3)

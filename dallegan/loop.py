@@ -23,7 +23,7 @@ from dallegan.errors import UserError
 from dallegan.evaluate import make_quick
 from dallegan.files import claim, write_whole, writing
 from dallegan.image import grid, save_png
-from dallegan.log import Log, surviving
+from dallegan.log import WANDB_ID, Log, surviving
 from dallegan.optim import optimizer
 from dallegan.parallel import Runner, check_devices
 from dallegan.report import write_report
@@ -240,7 +240,8 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
             raise UserError(f"{workdir} has checkpoints and no config.json that says of what: choose another --workdir")
         (workdir / "samples").mkdir(exist_ok=True)
         if differing:
-            (workdir / "tokenizer.model").unlink(missing_ok=True)  # before config.json says that it is this run's
+            for name in ("tokenizer.model", WANDB_ID):
+                (workdir / name).unlink(missing_ok=True)  # before config.json says that it is this run's
         if differing or not path.exists():
             write_whole(path, configs.to_json(config))
     except OSError as error:

@@ -35,7 +35,7 @@ from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
 from dallegan.data.source import Files, Source, Unusable
-from dallegan.errors import UserError, stays
+from dallegan.errors import Passing, UserError, stays
 from dallegan.files import claim, write_whole, writing
 from dallegan.image import ImageError
 from dallegan.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ def make(job: Job, shard: int, tick: Callable[[int], None]) -> None:
         writer.close()
     except OSError as error:  # of the disk or the bucket, not of the picture: it may be there at the next try, and the bytes must be the same
         mend = "mend it or take it away, and " if stays(error) else ""
-        raise UserError(f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
+        raise (UserError if mend else Passing)(f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
     except RuntimeError as error:  # the package's own
         raise UserError(f"cannot write {part}: {error}") from None
     with open(part, "rb") as file:
@@ -226,7 +226,7 @@ def worker(job: Job, made: Any, me: int, errors: Any) -> None:
     try:
         work(job, tick)
     except UserError as error:
-        errors.put(str(error))
+        errors.put(error)
 
 
 def share(job: Job, workers: int) -> None:
@@ -251,7 +251,7 @@ def share(job: Job, workers: int) -> None:
             multiprocessing.connection.wait([process.sentinel for process in processes if process.is_alive()], 0.5)
             bar.update(max(0, reached() - bar.n))
     if not errors.empty():
-        raise UserError(errors.get())
+        raise errors.get()
     if failed := [process.exitcode for process in processes if process.exitcode]:
         raise UserError(f"a worker ended with exit code {failed[0]}, killed perhaps for want of memory: the same command goes on, with fewer --workers")
 

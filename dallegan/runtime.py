@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dallegan.config import ParallelConfig
-from dallegan.errors import UserError
+from dallegan.errors import Passing, UserError
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
 
@@ -131,15 +131,16 @@ def told_by_main(text: str) -> str:
 
 def on_main(do: Callable[[], object]) -> None:
     """Does something on the main process while the others wait. The UserError that it raises is raised on all of them, so that each says what is wrong
-    and ends with the exit code of bad input. All must call it."""
+    and ends with the same exit code. All must call it."""
     fault = ""
     if is_main():
         try:
             do()
         except UserError as error:
-            fault = str(error)
+            fault = f"{'passing' if isinstance(error, Passing) else 'bad'} {error}"
     if fault := told_by_main(fault):
-        raise UserError(fault)
+        kind, _, text = fault.partition(" ")
+        raise (Passing if kind == "passing" else UserError)(text)
 
 
 class Stop:

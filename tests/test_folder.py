@@ -199,5 +199,5 @@ def test_a_picture_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_pat
     faulty(tmp_path / "b.png")
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text("x")
-    with pytest.raises(UserError, match=r"^cannot read .*b.png: Input/output error; try again$"):
+    with pytest.raises(UserError, match=r"^cannot read .*b.png: Input/output error; try again, or take it away$"):
         Folder(str(tmp_path), 16)

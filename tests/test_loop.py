@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -293,25 +294,64 @@ def test_a_full_disk_costs_a_line_and_the_board(tmp_path):
     assert events.read_bytes().startswith(before)
 
 
-def test_weights_and_biases_gets_the_lines_of_one_run(tmp_path, monkeypatch):
+def wandb_records(path):
+    """The records in a file of W&B's: blocks of 32 KiB of pieces of a record, each behind a checksum, its length and its kind (1: whole, 4: the last)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, record = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7:
+            at += 2**15 - at % 2**15
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        record += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            yield Record.FromString(record)
+            record = b""
+
+
+def test_weights_and_biases_gets_the_lines(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for step in (1, 2):  # the second goes on
-        log = Log(tmp_path, tiny(log__wandb="bears"), step - 1, Clock("init", {}))
-        log.start()
-        log.write(step)
-        log.close()
-    name = (tmp_path / "wandb.id").read_text()
-    kept = list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert {path.name for path in kept} == {f"run-{name}.wandb"}
-    assert all(path.read_bytes().count(b"goodput") for path in kept)
-    assert b"bears" in kept[0].read_bytes()
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = tiny(log__wandb="bears")
+    other = wandb.init(project="own", dir=tmp_path)  # of the caller's, which is none of this run's business
+    for step in (1, 2):  # the second goes on, and fails
+        with contextlib.suppress(ZeroDivisionError), contextlib.closing(Log(tmp_path, config, step - 1, Clock("init", {}))) as log:
+            log.start()
+            log.write(step)
+            assert step == 1 or 1 / 0
+    other.log({"mine": 1})
+    other.finish()
+    found, ids = [], set()
+    for path in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+        records = list(wandb_records(path))
+        (begun,), (ended,) = ([r for r in records if r.WhichOneof("record_type") == kind] for kind in ("run", "exit"))
+        keys = {item.key or ".".join(item.nested_key) for r in records if r.WhichOneof("record_type") == "history" for item in r.history.item}
+        ids.add(begun.run.run_id)
+        found.append((begun.run.project, begun.run.run_group, ended.exit.exit_code, {"goodput", "images"} <= keys, "mine" in keys))
+    group = (tmp_path / "wandb.id").read_text()
+    assert len(ids) == 3
+    assert sorted(found) == [("bears", group, 0, True, False), ("bears", group, 1, True, False), ("own", "", 0, False, True)]
+    log = Log(tmp_path, config, 2, Clock("init", {}))
+    log.start()
+    wandb.teardown()  # as if its process had died
+    with pytest.warns(UserWarning, match=r"Weights & Biases gets no more of this run \(.*\); training goes on"):
+        log.write(3)
+    log.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+
+
+def test_weights_and_biases_that_cannot_begin(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
     wandb.teardown()  # it reads its settings once
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(UserError, match=r"^--log.wandb bears: No API key configured.*`wandb login` first, or set WANDB_MODE=offline"):
         Log(tmp_path, tiny(log__wandb="bears"), 2, Clock("init", {}))
+    wandb.teardown()
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'dallegan\[wandb\]'"):
         Log(tmp_path, tiny(log__wandb="bears"), 2, Clock("init", {}))

@@ -136,6 +136,9 @@ def test_damaged_files(folder, tmp_path):
 def test_a_file_that_is_away_is_no_damaged_record(folder, tmp_path):
     shutil.copytree(folder / "toy", tmp_path / "toy")
     source = read(tmp_path)
-    next((tmp_path / "toy" / "1.0.0").glob("toy-train*")).unlink()
+    file = next((tmp_path / "toy" / "1.0.0").glob("toy-train*"))
+    file.rename(tmp_path / "away")
     with pytest.raises(OSError, match=r"^open\(\) failed: No such file or directory"):
         source.texts(0)
+    (tmp_path / "away").rename(file)
+    assert len(list(rows(source))) == 7

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dallegan.data.source import Opened
 from dallegan.data.webdataset import WebDataset, find
-from dallegan.errors import UserError
+from dallegan.errors import Passing, UserError
 from dallegan.image import read_image
 
 
@@ -204,7 +204,7 @@ def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path,
 
     write_tar(tmp_path / "a.tar", sample(0))
     faulty(tmp_path / "b.tar")
-    with pytest.raises(UserError, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"):
+    with pytest.raises(Passing, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"):
         WebDataset(str(tmp_path), 16)
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
@@ -214,9 +214,28 @@ def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "_open", busy)
-        with pytest.raises(UserError, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
+        with pytest.raises(Passing, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
             WebDataset("memory://bucket/a.tar", 16)
+
+    def forbidden(*args, **options):
+        raise OSError("Forbidden: https://bucket\nno access")  # as gcsfs says it
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "_open", forbidden)
+        with pytest.raises(UserError, match=r"^no captioned pictures in .*OSError: Forbidden: https://bucket'\)$") as told:
+            WebDataset("memory://bucket/a.tar", 16)
+    assert not isinstance(told.value, Passing)
     try:
         assert len(WebDataset("memory://bucket/{a,gone}.tar", 16)) == 1
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("size", [2**63 - 512 - 2560, 2**63 - 2048, 2**63 + 10])
+def test_a_member_that_ends_where_no_file_does_is_one_damaged_shard(tmp_path, size):
+    write_tar(tmp_path / "a.tar", sample(0))
+    member = tarfile.TarInfo("z.jpg")
+    member.size = size
+    (tmp_path / "b.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    source = WebDataset(str(tmp_path), 16)
+    assert (len(source), "b.tar" in source.skipped) == (1, True)

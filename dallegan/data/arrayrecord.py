@@ -56,7 +56,8 @@ def open_shard(path: str) -> Any:
 
 def fault(error: Exception) -> OSError | Unusable:
     """What an error of a reader or a decoder is: of the disk, so that the next try may do better, or of the record."""
-    of_disk = isinstance(error, OSError) or re.match(r"\w+\(\) failed: ", str(error))  # so the package begins where the system fails it: "read() failed: "
+    # "read() failed: ", as the package begins where the system fails it
+    of_disk = isinstance(error, OSError) or re.match(r"(open|fstat|lseek|p?read)\(\) failed: ", str(error))
     return OSError(str(error)) if of_disk else Unusable(f"damaged: {type(error).__name__}: {error}")
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dallegan.data.source import SUFFIXES, Files, usable
-from dallegan.errors import UserError, stays
+from dallegan.errors import Passing, UserError, stays
 from dallegan.image import ImageError, read_image
 
 KEEP_BYTES = 2 * 2**30  # decoded pictures are kept in memory up to this, decoded again at each visit beyond
@@ -63,7 +63,7 @@ class Folder(Files):
             return None
         except OSError as error:
             if not stays(error):  # without the picture it would be another run
-                raise UserError(f"cannot read {path}: {error.strerror or error}; try again") from None
+                raise Passing(f"cannot read {path}: {error.strerror or error}; try again, or take it away") from None
             self.skipped[self._name(path)] = error.strerror or str(error)
             return None
 

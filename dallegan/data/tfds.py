@@ -4,6 +4,7 @@ The data set must have been prepared as ArrayRecord (`tfds build NAME --file_for
 `a/b` inside others; not given, they are found by type: the picture; texts, sequences of them too, but no ids; else a class label's names.
 """
 
+import functools
 import re
 import urllib.parse
 from typing import Any
@@ -66,7 +67,9 @@ class Tfds(Files):
         self.split, data_dir = options["split"], str(local(options["data_dir"])) if options["data_dir"] else None
         try:
             builder: Any = read_only_builder.builder_from_files(self.spec, data_dir=data_dir)
-            self._data = builder.as_data_source(split=self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._open: Any = functools.partial(builder.as_data_source, split=self.split, deserialize_method=raw)
+            self._data = self._open()
             missing = [f for f in (str(i.filename) for i in builder.info.splits[self.split].file_instructions) if not local(f).is_file()]
         except UserError:
             raise
@@ -110,7 +113,9 @@ class Tfds(Files):
             texts = usable([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values])
             image = at(example, self._image)[0] if skip else None
         except Exception as error:  # readers, protobuf and decoders all have their own
-            raise fault(error) from None
+            if isinstance(error := fault(error), OSError):
+                self._data = self._open()  # a reader that could not open its file would say so for ever
+            raise error from None
         if not texts:
             raise Unusable("no caption")
         return image, texts

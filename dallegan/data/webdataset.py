@@ -4,6 +4,8 @@ PATTERN is a folder, a glob or a range, `shards/{00000..00099}.tar`, here or in 
 once; then pictures and captions are read by their place in it. Nothing is ever extracted: names are only keys.
 """
 
+import contextlib
+import errno
 import glob
 import json
 import os
@@ -17,7 +19,7 @@ import bracex
 import numpy as np
 
 from dallegan.data.source import SUFFIXES, Files, Opened, Unusable, usable
-from dallegan.errors import UserError, stays
+from dallegan.errors import Passing, UserError, stays
 from dallegan.files import filesystem, reading
 
 PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0: there is none
@@ -75,17 +77,24 @@ class Headers:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Unusable where no file has such a place."""
-        try:
+        with self._of_the_tar():
             return self._file.seek(offset, whence)
-        except (OSError, ValueError, OverflowError):
-            raise Unusable(f"damaged: a header leads to {offset}") from None
 
     def read(self, size: int) -> bytes:
         """Unusable beyond a megabyte."""
         if size > 2**20:
             raise Unusable(f"damaged: a header of {size} bytes")
-        with reading():
+        with reading(), self._of_the_tar():
             return self._file.read(size)
+
+    @contextlib.contextmanager
+    def _of_the_tar(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            raise Unusable(f"damaged, or not to be read at any place: {error}") from None
 
 
 def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -124,7 +133,7 @@ class WebDataset(Files):
             raise
         except Exception as error:  # tarfile raises nearly anything on hostile bytes
             if isinstance(error, OSError) and not stays(error):  # without the shard it would be another run
-                raise UserError(f"cannot read {url}: {error}; try again") from None
+                raise Passing(f"cannot read {url}: {error}; try again") from None
             why = str(error) if isinstance(error, (Unusable, OSError)) else f"{type(error).__name__}: {error}"
             self.skipped[name] = (f"{why}; {len(found)} names before" if found else why).splitlines()[0]
         for key, parts in found.items():
