@@ -134,6 +134,8 @@ def test_whatever_cannot_be_used_is_skipped_and_named(tmp_path):
         WebDataset(str(tmp_path / "*.gz"), 16)
     with pytest.raises(UserError, match="no tar files in"):
         WebDataset(str(tmp_path / "*.zip"), 16)
+    with pytest.raises(UserError, match=r"no tar files in webdataset:.*gone/\*.tar: name a folder"):
+        find(str(tmp_path / "{.,gone}/*.tar"))
     with pytest.raises(UserError, match="more than 1000000 files"):
         WebDataset("{0..9999999}.tar", 16)
 

@@ -45,26 +45,27 @@ def open_file(url: str) -> Callable[[int, int], bytes]:
 
 
 def find(pattern: str) -> list[str]:
-    """The files that a pattern names, each once. UserError where there are none."""
+    """The files that a pattern names, each once. UserError where it, or one of its alternatives, names none."""
     found: list[str] = []
     try:
         for name in bracex.expand(pattern, limit=MAX_SHARDS) if "{" in pattern else [pattern]:
             if "://" in name:
                 fs, path = filesystem(name)
                 globs = [f"{path}/{tail}" for tail in TAILS] if fs.isdir(path) else [path] if set(path) & set("*?[") else []
-                found += sorted(fs.unstrip_protocol(p) for each in globs for p in fs.glob(each)) if globs else [name]
+                these = sorted(fs.unstrip_protocol(p) for each in globs for p in fs.glob(each)) if globs else [name]
             else:
                 path = pathlib.Path(name).expanduser()
                 globs = [f"{glob.escape(str(path))}/{tail}" for tail in TAILS] if path.is_dir() else [str(path)] if set(name) & set("*?[") else []
-                found += sorted(p for each in globs for p in glob.glob(each)) if globs else [str(path)]
+                these = sorted(p for each in globs for p in glob.glob(each)) if globs else [str(path)]
+            if not these:  # of several folders, one may be away
+                raise UserError(f"no tar files in webdataset:{name}: name a folder, a glob or a range, such as shards/{{00000..00099}}.tar")
+            found += these
     except bracex.ExpansionLimitException:
         raise UserError(f"webdataset:{pattern} names more than {MAX_SHARDS} files") from None
     except UserError:
         raise
     except Exception as error:  # a bucket's own, too
         raise UserError(f"cannot read webdataset:{pattern}: {type(error).__name__}: {error}".splitlines()[0]) from None
-    if not found:
-        raise UserError(f"no tar files in webdataset:{pattern}: name a folder, a glob or a range, such as shards/{{00000..00099}}.tar")
     return list(dict.fromkeys(found))
 
 
