@@ -17,3 +17,8 @@ class Passing(UserError):
 def stays(error: OSError) -> bool:
     """Whether the system denies it until somebody changes something; another try may mend the rest, such as a file system that is away."""
     return isinstance(error, STAY) or error.errno in STAYS
+
+
+def told(error: OSError, message: str) -> UserError:
+    """The message, to be raised for the error: as one that another try may mend, unless the error stays."""
+    return (UserError if stays(error) else Passing)(message)

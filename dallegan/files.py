@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from dallegan.errors import UserError
 
-DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|40[13])\b")  # as buckets say it
+DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*CredentialsError|40[13])\b")  # as buckets say it
 
 
 def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:

@@ -35,7 +35,7 @@ from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
 from dallegan.data.source import Files, Source, Unusable
-from dallegan.errors import Passing, UserError, stays
+from dallegan.errors import UserError, stays, told
 from dallegan.files import claim, write_whole, writing
 from dallegan.image import ImageError
 from dallegan.tokenizer import Tokenizer
@@ -126,7 +126,7 @@ def make(job: Job, shard: int, tick: Callable[[int], None]) -> None:
         writer.close()
     except OSError as error:  # of the disk or the bucket, not of the picture: it may be there at the next try, and the bytes must be the same
         mend = "mend it or take it away, and " if stays(error) else ""
-        raise (UserError if mend else Passing)(f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
+        raise told(error, f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
     except RuntimeError as error:  # the package's own
         raise UserError(f"cannot write {part}: {error}") from None
     with open(part, "rb") as file:

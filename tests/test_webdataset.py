@@ -219,6 +219,11 @@ def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path,
         with pytest.raises(Passing, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
             WebDataset("memory://bucket/a.tar", 16)
 
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "isdir", busy)
+        with pytest.raises(Passing, match=r"^cannot read webdataset:memory://bucket: RuntimeError: 503$"):
+            WebDataset("memory://bucket", 16)
+
     def forbidden(*args, **options):
         raise OSError("Forbidden: https://bucket\nno access")  # as gcsfs says it
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from dallegan.errors import Passing, UserError, stays
+from dallegan.errors import UserError, told
 from dallegan.image import ImageError, read_image
 
 T = TypeVar("T")
@@ -115,7 +115,7 @@ class Files:
                 self.skip(index, error)
                 return []
             except OSError as error:  # a tokenizer of what could be read just then would be another at the next try
-                raise (UserError if stays(error) else Passing)(f"cannot read the captions of {self.name(index)}: {error}; try again") from None
+                raise told(error, f"cannot read the captions of {self.name(index)}: {error}; try again") from None
 
         with ThreadPoolExecutor(16) as pool:  # a bucket answers slowly, but many at once
             return [text for texts in pool.map(read, range(min(limit, len(self)))) for text in texts]

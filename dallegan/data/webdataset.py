@@ -19,7 +19,7 @@ import bracex
 import numpy as np
 
 from dallegan.data.source import SUFFIXES, Files, Opened, Unusable, usable
-from dallegan.errors import Passing, UserError, stays
+from dallegan.errors import Passing, UserError, stays, told
 from dallegan.files import filesystem, reading
 
 PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0: there is none
@@ -48,25 +48,30 @@ def find(pattern: str) -> list[str]:
     """The files that a pattern names, each once. UserError where it, or one of its alternatives, names none."""
     found: list[str] = []
     try:
-        for name in bracex.expand(pattern, limit=MAX_SHARDS) if "{" in pattern else [pattern]:
-            if "://" in name:
-                fs, path = filesystem(name)
-                globs = [f"{path}/{tail}" for tail in TAILS] if fs.isdir(path) else [path] if set(path) & set("*?[") else []
-                these = sorted(fs.unstrip_protocol(p) for each in globs for p in fs.glob(each)) if globs else [name]
-            else:
-                path = pathlib.Path(name).expanduser()
-                globs = [f"{glob.escape(str(path))}/{tail}" for tail in TAILS] if path.is_dir() else [str(path)] if set(name) & set("*?[") else []
-                these = sorted(p for each in globs for p in glob.glob(each)) if globs else [str(path)]
-            if not these:  # of several folders, one may be away
-                raise UserError(f"no tar files in webdataset:{name}: name a folder, a glob or a range, such as shards/{{00000..00099}}.tar")
-            found += these
+        names = bracex.expand(pattern, limit=MAX_SHARDS) if "{" in pattern else [pattern]
     except bracex.ExpansionLimitException:
         raise UserError(f"webdataset:{pattern} names more than {MAX_SHARDS} files") from None
-    except UserError:
-        raise
-    except Exception as error:  # a bucket's own, too
-        raise UserError(f"cannot read webdataset:{pattern}: {type(error).__name__}: {error}".splitlines()[0]) from None
+    for name in names:
+        try:
+            with reading():
+                these = _matches(name)
+        except OSError as error:
+            raise told(error, f"cannot read webdataset:{name}: {error}") from None
+        if not these:  # of several folders, one may be away
+            raise UserError(f"no tar files in webdataset:{name}: name a folder, a glob or a range, such as shards/{{00000..00099}}.tar")
+        found += these
     return list(dict.fromkeys(found))
+
+
+def _matches(name: str) -> list[str]:
+    """The tars in a folder, the files of a glob, or the one file, which need not be there; sorted."""
+    if "://" in name:
+        fs, path = filesystem(name)
+        globs = [f"{path}/{tail}" for tail in TAILS] if fs.isdir(path) else [path] if set(path) & set("*?[") else []
+        return sorted(fs.unstrip_protocol(p) for each in globs for p in fs.glob(each)) if globs else [name]
+    path = pathlib.Path(name).expanduser()
+    globs = [f"{glob.escape(str(path))}/{tail}" for tail in TAILS] if path.is_dir() else [str(path)] if set(name) & set("*?[") else []
+    return sorted(p for each in globs for p in glob.glob(each)) if globs else [str(path)]
 
 
 class Headers:
