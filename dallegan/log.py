@@ -193,7 +193,7 @@ class WandB:
         except Exception as error:  # of the network, of names, of the account
             why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             kind = UserError if isinstance(error, UsageError) else Passing
-            raise kind(f"--log.wandb {project}: {why}. `wandb login` first, or set WANDB_MODE=offline and `wandb sync` later") from None
+            raise kind(f"--log.wandb {project}: {why}. WANDB_MODE=offline keeps all here, for `wandb sync` later") from None
 
     def write(self, line: dict[str, Any]) -> None:
         """A line."""

@@ -349,7 +349,7 @@ def test_weights_and_biases_that_cannot_begin(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(UserError, match=r"^--log.wandb bears: No API key configured.*`wandb login` first, or set WANDB_MODE=offline"):
+    with pytest.raises(UserError, match=r"^--log.wandb bears: No API key configured.*`wandb login`.*WANDB_MODE=offline keeps all here"):
         Log(tmp_path, tiny(log__wandb="bears"), 2, Clock("init", {}))
     wandb.teardown()
     monkeypatch.setitem(sys.modules, "wandb", None)
