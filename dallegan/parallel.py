@@ -30,28 +30,32 @@ CPU_OPTIONS: dict[str, Any] = {
     # compiled a tenth sooner, and as fast: benchmarks/LOG.md, for both
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
 }
+# for programs that run a few hundred times at most: half optimized by LLVM, fusions by XLA's older emitter where it still has it. As fast where nearly all is
+# convolutions and products, and compiled in two thirds of the time (benchmarks/LOG.md)
+QUICK_OPTIONS: dict[str, Any] = CPU_OPTIONS | {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
 
 @functools.cache
 def fast_options() -> dict[str, Any]:
     """Those of CPU_OPTIONS that this version of XLA knows, where this is a CPU, else nothing."""
-    return {name: value for name, value in CPU_OPTIONS.items() if jax.default_backend() == "cpu" and _is_known(name, value)}
+    return {name: value for name, value in CPU_OPTIONS.items() if _is_known(name, value)}
 
 
+@functools.cache
+def quick_options() -> dict[str, Any]:
+    """Likewise, those of QUICK_OPTIONS."""
+    return {name: value for name, value in QUICK_OPTIONS.items() if _is_known(name, value)}
+
+
+@functools.cache
 def _is_known(name: str, value: Any) -> bool:
+    if jax.default_backend() != "cpu":
+        return False
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
     except Exception:  # the type of an unknown option's exception is not stable
         return False
     return True
-
-
-@functools.cache
-def quick_options() -> dict[str, Any]:
-    """fast_options, half optimized by LLVM where this is a CPU: for programs that run a few hundred times at most. As fast where nearly all is
-    convolutions and products, and compiled sooner (benchmarks/LOG.md)."""
-    options = fast_options()
-    return options and options | {"xla_backend_optimization_level": 1}
 
 
 @functools.cache
