@@ -160,7 +160,8 @@ class Runner:
 
     def init(self) -> GanState:
         """A fresh state, made in its place on the devices."""
-        options = quick_options() if self._devices[0].platform == "cpu" else {}
+        # it runs once, so LLVM optimizes nothing of it
+        options = quick_options() | {"xla_backend_optimization_level": 0} if self._devices[0].platform == "cpu" else {}
         state = jax.jit(self._init, out_shardings=self.state_shardings, compiler_options=options)()
         return self.place(state) if self.pmap else state
 
