@@ -16,7 +16,7 @@ python train.py storybook32 --init-from runs/storybook32-narrow --workdir runs/s
 for the third (much of it beside other work; from the second's model as saved, in bfloat16), 1 h 12 min for the fourth, 1 h for the fifth and 37 min for
 the last. By `python -m dallegan.evaluate --n 2000`: every named attribute right in 99 % of `test` and 98 % of `heldout` (84, 95, 97 and 98 % of `test` after
 the runs between); kind 99 %, the others 99.4 % or more; 1,265 of 1,280 combinations; diversity within a caption 10.1 (real pictures 9.4); KID 0.018
-(0.0996, 0.059, 0.036, 0.019), precision 0.39, recall 0.78. Saved with `dallegan.load("runs/storybook32-end").save(FOLDER)`; half of the refinement goes
+(0.0996, 0.059, 0.036, 0.019), precision 0.42, recall 0.74. Saved with `dallegan.load("runs/storybook32-end").save(FOLDER)`; half of the refinement goes
 because all of it is more than the 16 MiB that the weights have in the package. The first command is the quickstart of then; today's own run is a start as
 well (its second block begins as the identity) and stands further; a run on from it is begun (benchmarks/LOG.md).
 """

@@ -18,8 +18,8 @@ from dallegan.runtime import all_agree, is_main, told_by_main
 SUMS = "checksums.json"  # in a checkpoint's folder: {file: [bytes, crc32]}, written last
 BLOCK = 2**24  # bytes read at once
 
-for name in ("absl", "orbax"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+# Orbax tells of each save, by absl's logger, which is others' as well
+logging.getLogger("absl").addFilter(lambda record: not {"orbax", "etils"} & {*pathlib.Path(record.pathname).parts})
 
 
 class Checkpoints:

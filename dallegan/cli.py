@@ -1,8 +1,10 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
 import contextlib
+import dataclasses
 import io
 import os
+import pathlib
 import re
 import sys
 import warnings
@@ -19,11 +21,13 @@ LESS = "Training needs less with a larger --parallel.accumulate, with --parallel
 
 
 def parse(kind: type[T], prog: str, **options: Any) -> T:
-    """`tyro.cli`; its framed complaint about bad flags becomes a UserError of one line."""
+    """`tyro.cli`; its framed complaint about bad flags becomes a UserError of one line. A path's ~ is expanded, as shells leave it in --out=~/x."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=prog, **options)
+            args: Any = tyro.cli(kind, prog=prog, **options)
+        paths = {k: pathlib.Path(os.path.expanduser(v)) for k, v in vars(args).items() if isinstance(v, pathlib.Path)}  # no error for ~nobody
+        return dataclasses.replace(args, **paths)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
@@ -51,7 +55,9 @@ def run(main: Callable[[], None]) -> int:
     """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 1 and a line where a file
     system or a bucket fails, 130 for a second Ctrl-C. Warnings are a line each."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # where a shell has closed it
+    sys.stdout, sys.stdin = sys.stdout or open(os.devnull, "w"), sys.stdin or open(os.devnull)  # noqa: SIM115  # where a shell has closed them
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the locale has no word of Chinese; stderr does so by itself
     try:
         main()
         sys.stdout.flush()  # what is left is written here, where a reader that is gone is noticed

@@ -151,9 +151,10 @@ POSITIVE = """
     model.patch model.detail model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp parallel.accumulate
     parallel.processes
 """
-LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1)  # least value of a number; of the others 0
-# most of one, of what decides the network: a model that is loaded may come from anywhere
-MOST: dict[str, int] = {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20, "log.hang": 10**6}
+LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1) | {"text.length": 2}  # least value of a number; of the others 0. A word and the end
+# most of one: of shares, and of what decides the network, as a model that is loaded may come from anywhere
+SHARES: dict[str, int] = {"data.hard_negatives": 1, "optim.warmup": 1}
+MOST: dict[str, int] = SHARES | {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20, "log.hang": 10**6}
 
 
 def _power_of_two(n: float) -> bool:

@@ -35,7 +35,7 @@ from dallegan.data.source import Example, Source
 from dallegan.data.storybook import Storybook, names_triples, redraw, render
 from dallegan.errors import UserError
 from dallegan.features import Features, by_chunks, make_features
-from dallegan.files import write_whole, writing
+from dallegan.files import check_writable, write_whole, writing
 from dallegan.image import grid, save_png
 from dallegan.models.efficientnet import installed
 from dallegan.models.judge import SIZES_READ, VALUES, Facts, facts, load_judge, log_likelihood, obeys, read
@@ -367,6 +367,8 @@ def choose_features(name: str, weights: pathlib.Path | None, config: Config) -> 
 def main() -> None:
     """Parses the command line, measures or plots, prints and writes."""
     args = parse(Args, "python -m dallegan.evaluate")
+    if args.plot and (args.json or args.grid):
+        raise UserError("--plot draws curves of runs and measures nothing: leave --json and --grid out")
     if args.plot:
         plot(args.plot, args.out)
         print(args.out)
@@ -375,13 +377,7 @@ def main() -> None:
     if args.data.size not in (None, model.config.data.size):
         raise UserError(f"--data.size {args.data.size}: {args.model} draws {model.config.data.size} px; leave the flag out")
     for path in filter(None, (args.json, args.grid)):  # before minutes of work
-        if path.is_dir():
-            raise UserError(f"cannot write {path}: it is a directory; name a file")
-        with writing(path):
-            there = path.exists()
-            path.touch()
-            if not there:  # should the measuring fail, nothing is left behind
-                path.unlink()
+        check_writable(path)
     config = dataclasses.replace(model.config, data=dataclasses.replace(model.config.data, **{k: v for k, v in vars(args.data).items() if v is not None}))
     features = choose_features(args.features, args.weights, config)
     report, shown = evaluate(model, config, args.n, args.seed, features)

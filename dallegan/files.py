@@ -16,15 +16,39 @@ DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*
 
 def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:
     """Writes a file by way of a temporary one beside it, of a name of its own: a kill leaves the old file or the new one, never half, and of several
-    writers at once each leaves it whole."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    writers at once each leaves it whole. A link stays one; a pipe or a device is written to."""
+    path, data = pathlib.Path(path), data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
+    if _is_special(path):
+        path.write_bytes(data)
+        return
+    partial = _beside(path)
     try:
-        partial.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
-        partial.replace(path)
+        partial.write_bytes(data)
+        partial.replace(path.resolve())
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """UserError where `write_whole` would fail, before minutes of work; leaves nothing behind, and what is there as it is."""
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a directory; name a file")
+    if not _is_special(path):
+        with writing(path):
+            partial = _beside(path)
+            partial.touch()
+            partial.unlink()
+
+
+def _is_special(path: pathlib.Path) -> bool:
+    """Whether it is there and neither file nor directory, which a file would take the place of."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    path = path.resolve()
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The training loop, read from top to bottom: build, restore or init, step."""
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import importlib.util
@@ -36,16 +37,19 @@ from dallegan.tokenizer import SentenceVectors, load_tokenizer
 PATIENCE = 100  # seconds to wait for whoever trains in the directory: longer than a file server keeps the locks of a machine that died
 
 
-def train(config: Config) -> None:
+def train(config: Config, source: Source | None = None) -> None:
     """Trains to `config.steps`, or goes on from where the same command stopped; as one process of several after `runtime.join`.
 
+    source: pictures and captions of one's own, in place of those that `config.data.source` names; the run's configuration has the name of its class.
     Raises UserError for bad settings, before anything but the lock of the directory is written, and Diverged.
     """
+    if source is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, source=type(source).__name__))
     with contextlib.ExitStack() as held:
-        _train(config, held)
+        _train(config, source, held)
 
 
-def _train(config: Config, held: contextlib.ExitStack) -> None:
+def _train(config: Config, source: Source | None, held: contextlib.ExitStack) -> None:
     # 1. Check what can be checked before memory is taken.
     clock = Clock("init", {})
     configs.check(config)
@@ -53,7 +57,7 @@ def _train(config: Config, held: contextlib.ExitStack) -> None:
         raise UserError("--workdir is empty: name a directory")
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
-    source = make_source(config)
+    source = source or make_source(config)
     if not all_same(f"{len(source)} {sorted(getattr(source, 'skipped', ()))}"):
         raise UserError(f"--data.source {config.data.source}: {len(source)} pictures here, and not the same on all processes: give every host the same data")
     origin = _origin(workdir, config)
@@ -65,6 +69,8 @@ def _train(config: Config, held: contextlib.ExitStack) -> None:
     def build() -> None:
         _hold(workdir, held)
         _claim(workdir, config)
+        if _begun(workdir) and not (workdir / "tokenizer.model").exists():
+            raise UserError(f"{workdir} has checkpoints and no tokenizer.model, whose token ids they know: put it back, or choose another --workdir")
         if origin is not None or not (workdir / "tokenizer.model").exists():
             made = make_tokenizer(source, config)
             with writing(workdir / "tokenizer.model"):

@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -156,6 +157,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         signals = [signal.SIGINT] if self._shared else [signal.SIGINT, signal.SIGTERM]
+        if threading.current_thread() is not threading.main_thread():  # which alone may handle signals: that of a notebook's server, say, does
+            signals = []
         self._old = {s: signal.signal(s, self._ask) for s in signals}
         return self
 

@@ -18,6 +18,7 @@ from dallegan.errors import UserError
 from dallegan.pictures import BLOCK, GRID_COLUMNS, GRID_ROWS, Format, Order, Written, write_animation, write_grid, write_pictures
 from dallegan.sampling import DEFAULT, load
 from dallegan.terminal import inline
+from dallegan.tokenizer import is_blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def check(args: Args) -> None:
             raise UserError(f"--{flag} {value}: must be at least {low}" if value < low else f"--{flag} {value}: must be at most {high}")
     if len(args.interpolate) > 2:
         raise UserError(f"--interpolate: takes one caption or two, not {len(args.interpolate)}")
-    if any(not prompt.strip() for prompt in (*args.prompts, *args.interpolate)):
+    if any(is_blank(prompt) for prompt in (*args.prompts, *args.interpolate)):
         raise UserError("a prompt is empty: say what to draw")
     if not args.prompts and not args.file and not args.interpolate:
         raise UserError('no prompt: say what to draw, for example: python sample.py "a big brown bear standing in the snow"')
@@ -64,7 +65,7 @@ def lines(file: pathlib.Path | None) -> Iterator[str]:
     try:
         with open(file, "rb") if file else contextlib.nullcontext(sys.stdin.buffer) as source:
             for line in source:
-                if text := line.decode("utf-8-sig" if file else "utf-8", "replace").strip():
+                if not is_blank(text := line.decode("utf-8-sig" if file else "utf-8", "replace").strip()):
                     yield text
     except OSError as error:
         raise UserError(f"cannot read {file or 'stdin'}: {error.strerror}") from None

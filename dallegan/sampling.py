@@ -28,7 +28,7 @@ from dallegan.remote import fetch
 from dallegan.rng import Stream, stream
 from dallegan.shapes import Float, Given, Pictures, UInt8
 from dallegan.state import GanState, init_state
-from dallegan.tokenizer import Tokenizer, load_tokenizer
+from dallegan.tokenizer import Tokenizer, is_blank, load_tokenizer
 
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
 WEIGHTS = "model.safetensors"
@@ -153,7 +153,7 @@ class Model:
             raise UserError(f"frames = {frames}: ask for at least two")
         tokens = self._tokens([a, b])
         marks = self.tokenizer.marks(tokens)
-        seeding = _seeding(seed, truncation, marks, [index, index + (a == b)])
+        seeding = _seeding(seed, truncation, marks, [index, index + int(marks[0] == marks[1])])
         t = np.linspace(0, 1, frames, dtype=np.float32)
         pieces = (np.minimum(np.arange(start, start + CHUNK), frames - 1) for start in range(0, frames, CHUNK))
         return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, seeding, t[rows]) for rows in pieces])[:frames]
@@ -186,7 +186,7 @@ class Model:
         if isinstance(captions, str):
             captions = [captions]
         if len(captions) and isinstance(captions[0], str):
-            if any(not str(c).strip() for c in captions):
+            if any(is_blank(str(c)) for c in captions):
                 raise UserError("empty caption: say what to draw")
             return self.tokenizer.encode([str(c) for c in captions])
         tokens = np.atleast_2d(np.asarray(captions))

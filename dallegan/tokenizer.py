@@ -6,6 +6,7 @@ import io
 import pathlib
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -174,6 +175,11 @@ class SentenceVectors(Tokenizer):
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
         """UserError: a vector cannot be read back."""
         raise UserError("sentence vectors cannot be turned back into text")
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of it can be seen: spaces, controls, marks of no width."""
+    return all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in text)
 
 
 def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> Tokenizer:

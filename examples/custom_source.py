@@ -46,4 +46,4 @@ tokenizer = make_tokenizer(source, config)
 batch = next(make_batches(make_dataset(source, tokenizer, config), config, 0))
 print({name: (array.dtype.name, array.shape) for name, array in batch.items()})
 print(tokenizer.decode(batch["tokens"][0]), "and not", tokenizer.decode(batch["negative"][0]))
-# own_loop.py trains on such batches
+# dallegan.loop.train(config, source) trains on them, with all that train.py does; own_loop.py in a loop of its own

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -189,3 +190,9 @@ def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk):
     train(config)
     assert dallegan.load(config.workdir).sample("a cat").shape == (1, 16, 16, 3)
     assert [json.loads(line)["step"] for line in (small_disk / "run" / "metrics.jsonl").open()] == [2, 4, 6]
+
+
+def test_messages_of_others_are_not_silenced():
+    from_file = lambda path: logging.getLogger("absl").filter(logging.LogRecord("absl", logging.ERROR, path, 1, "told", (), None))
+    assert from_file("/home/me/search.py")
+    assert not from_file("/site-packages/orbax/checkpoint/_src/handlers.py")

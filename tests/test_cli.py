@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -12,7 +14,8 @@ import tyro
 from conftest import ROOT
 
 from dallegan import sample, train
-from dallegan.cli import run
+from dallegan.cli import parse, run
+from dallegan.files import check_writable, write_whole
 
 
 def call(script, args, monkeypatch, capsys):
@@ -58,6 +61,8 @@ def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
     [
         ([], "no prompt"),
         ([""], "a prompt is empty"),
+        (["\u200b"], "a prompt is empty"),
+        (["-"], "no prompts on stdin"),
         (["a cat", "--n", "0"], "--n 0: must be at least 1"),
         (["a cat", "--model", "/absent"], "/absent is not a model: no such directory"),
         (["a cat", "--model", "{empty}"], "is not a model: no config.json"),
@@ -70,6 +75,7 @@ def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_sample_refuses(args, message, empty, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)  # as a shell closes it
     code, _, error = call(sample, [a.format(empty=empty) for a in args], monkeypatch, capsys)
     assert code == 2
     assert message in error
@@ -178,6 +184,38 @@ def test_warnings_are_one_line(capsys, monkeypatch):
         warnings.simplefilter("default")
         assert run(lambda: warnings.warn("caption cut", stacklevel=1)) == 0
     assert capsys.readouterr().err == "warning: caption cut\n"
+
+
+def test_a_terminal_without_chinese(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out := io.BytesIO(), "latin-1"))
+    assert run(lambda: print("γ 一只熊")) == 0
+    assert out.getvalue() == b"\\u03b3 \\u4e00\\u53ea\\u718a\n"
+
+
+def test_home_is_expanded(monkeypatch):
+    """Shells leave it as it is in --out=~/pictures."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse(sample.Args, "sample.py", args=["a cat", "--out=~/pictures"]).out == pathlib.Path("/home/me/pictures")
+    assert parse(sample.Args, "sample.py", args=["a cat", "--out=~nobody-at-all/x"]).out == pathlib.Path("~nobody-at-all/x")
+
+
+def test_a_file_is_written_through_links_and_into_pipes(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for data in ("one", "two"):
+        check_writable(tmp_path / "link")
+        write_whole(tmp_path / "link", data)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "target").read_text() == data
+    os.mkfifo(tmp_path / "pipe")
+    found = []
+    reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    check_writable(tmp_path / "pipe")
+    write_whole(tmp_path / "pipe", "three")
+    reader.join(10)
+    assert found == ["three"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert {p.name for p in tmp_path.iterdir()} == {"link", "target", "pipe"}
 
 
 def test_as_a_real_process(tmp_path):

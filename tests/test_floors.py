@@ -1,6 +1,9 @@
 """Imports go only to a lower floor, and nothing is one house too big."""
 
 import ast
+import os
+import subprocess
+import sys
 
 from conftest import ROOT
 
@@ -68,10 +71,10 @@ def test_files_are_short():
         assert len((ROOT / name).read_text().splitlines()) < 80
 
 
-def test_no_tensorflow():
-    import sys
-
-    import dallegan.loop
-
-    assert dallegan.loop
-    assert "tensorflow" not in sys.modules
+def test_no_tensorflow(tmp_path):
+    (tmp_path / "tensorflow").mkdir()
+    (tmp_path / "tensorflow" / "__init__.py").write_text("raise SystemExit('it is imported')")
+    for imported, code in (("tensorflow", 1), ("dallegan.loop, dallegan.data.tfds", 0)):
+        env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", f"import {imported}"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, "it is imported" in done.stderr) == (code, bool(code)), done.stderr

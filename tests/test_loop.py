@@ -28,6 +28,7 @@ from dallegan import loop
 from dallegan.config import from_json, to_json
 from dallegan.curves import read_metrics
 from dallegan.data.pipeline import make_source, make_tokenizer
+from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
 from dallegan.log import Diverged, Log
 from dallegan.loop import train
@@ -383,6 +384,37 @@ def test_checkpoints_of_unknown_origin_are_refused(finished, tmp_path):
     shutil.copytree(finished / "checkpoints", tmp_path / "orphan" / "checkpoints")
     with pytest.raises(UserError, match=r"no config.json that says of what"):
         train(tiny(workdir=str(tmp_path / "orphan")))
+
+
+def test_checkpoints_without_their_tokenizer_are_refused(finished, tmp_path):
+    """Another one, of the same size, would scramble the words in silence."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match=r"has checkpoints and no tokenizer.model"):
+        train(tiny(workdir=str(tmp_path / "run")))
+    assert not (tmp_path / "run" / "tokenizer.model").exists()
+
+
+def test_a_source_of_ones_own_in_a_thread(tmp_path):
+    class Mine(Storybook):
+        """Nothing that `data.source` names."""
+
+    config, failed = tiny(workdir=str(tmp_path / "run"), steps=2, log__evaluate=8), []
+
+    def work():
+        try:
+            train(config, Mine(16, "train"))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)  # where signals cannot be handled
+    thread.start()
+    thread.join()
+    assert not failed
+    assert from_json((tmp_path / "run" / "config.json").read_text()).data.source == "Mine"
+    assert final(tmp_path / "run")
+    assert "alignment" not in (tmp_path / "run" / "metrics.jsonl").read_text()  # the judge does not know what is drawn
+    assert dallegan.load(tmp_path / "run").sample("a cat").shape == (1, 16, 16, 3)
 
 
 def test_a_step_that_is_not_finite_is_left_out_and_ten_in_a_row_stop_the_run(tmp_path, monkeypatch, capsys):

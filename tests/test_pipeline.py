@@ -43,3 +43,17 @@ def test_unknown_source():
     for source in ("laion", "folder:", "storybook:x"):
         with pytest.raises(UserError, match="choose storybook, emoji, folder:PATH"):
             make_source(tiny(data__source=source))
+
+
+def test_pictures_of_another_kind_are_refused(parts):
+    source, tokenizer, config = parts
+
+    class Floats:
+        __len__ = source.__len__
+
+        def example(self, index, rng):
+            found = source.example(index, rng)
+            return found._replace(image=found.image / np.float32(255))
+
+    with pytest.raises(UserError, match=r"picture \d+ is float32\[16, 16, 3\], and must be uint8\[16, 16, 3\]"):
+        next(make_batches(make_dataset(Floats(), tokenizer, config), config, 0))

@@ -37,7 +37,7 @@ def test_truncation_zero_has_no_variety(model):
     assert (images == images[0]).all()
 
 
-@pytest.mark.parametrize("captions", [[""], ["a cat", "  "], np.zeros((1, 3), np.int32), np.zeros((1, 20))])
+@pytest.mark.parametrize("captions", [[""], ["a cat", "  "], ["\u200b\x00"], np.zeros((1, 3), np.int32), np.zeros((1, 20))])
 def test_bad_captions(model, captions):
     with pytest.raises(UserError, match=r"empty caption|captions must be"):
         model.sample(captions)
@@ -86,7 +86,7 @@ def test_an_interpolation_begins_and_ends_with_what_sample_draws(model):
         np.testing.assert_allclose(frame.astype(int), model.sample(caption, n=2, seed=4)[1], atol=1)
     between = np.abs(np.diff(way.astype(int), axis=0)).max((1, 2, 3))
     assert 0 < between.max() < np.abs(way[0].astype(int) - way[-1]).max()
-    noises = model.interpolate(BEAR, BEAR, frames=3, index=1, seed=4)
+    noises = model.interpolate(BEAR, BEAR + " ", frames=3, index=1, seed=4)  # the same words
     np.testing.assert_allclose(noises[[0, 2]].astype(int), model.sample(BEAR, n=3, seed=4)[1:], atol=1)
     with pytest.raises(UserError, match="at least two"):
         model.interpolate(BEAR, CAR, frames=1)

@@ -65,7 +65,9 @@ def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: in
 
     def load(index: int, rng: np.random.Generator) -> HostBatch:
         found = source.example(index, rng)
-        image = found.image
+        image, size = found.image, config.data.size
+        if image.dtype != np.uint8 or image.shape != (size, size, 3):  # of a source of one's own
+            raise UserError(f"{config.data.source}: picture {index} is {image.dtype}{list(image.shape)}, and must be uint8[{size}, {size}, 3]")
         if config.data.flip and rng.random() < 0.5 and not SIDED.search(found.caption):
             image = image[:, ::-1]
         tokens, negative = tokenizer.encode([found.caption, found.negative], quiet=True)
