@@ -21,10 +21,11 @@ def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:
     if _is_special(path):
         path.write_bytes(data)
         return
+    path = _target(path)
     partial = _beside(path)
     try:
         partial.write_bytes(data)
-        partial.replace(path.resolve())
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -36,7 +37,7 @@ def check_writable(path: pathlib.Path) -> None:
         raise UserError(f"cannot write {path}: it is a directory; name a file")
     if not _is_special(path):
         with writing(path):
-            partial = _beside(path)
+            partial = _beside(_target(path))
             partial.touch()
             partial.unlink()
 
@@ -46,8 +47,11 @@ def _is_special(path: pathlib.Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def _target(path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(os.path.realpath(path))  # `resolve` raises for links that lead to each other
+
+
 def _beside(path: pathlib.Path) -> pathlib.Path:
-    path = path.resolve()
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 

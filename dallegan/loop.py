@@ -57,7 +57,7 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
         raise UserError("--workdir is empty: name a directory")
     check_devices(config)
     workdir = pathlib.Path(config.workdir).expanduser()
-    source = source or make_source(config)
+    source = make_source(config) if source is None else source
     if not all_same(f"{len(source)} {sorted(getattr(source, 'skipped', ()))}"):
         raise UserError(f"--data.source {config.data.source}: {len(source)} pictures here, and not the same on all processes: give every host the same data")
     origin = _origin(workdir, config)
