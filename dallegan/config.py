@@ -57,6 +57,7 @@ class ModelConfig:
     patch: int = 2  # the decoder's head paints patch x patch pixels a feature
     refine: int = 0  # channels of a residual block that corrects the painted patches; 0: none
     detail: tuple[int, ...] = ()  # channels of last stages, each in patches half as large again, the decoder's and the discriminator's
+    shrink: tuple[float, ...] = ()  # wavelet shrinkage of the drawn picture: thresholds in grey levels of 255, finest scale first; none: as it is painted
     blocks: int = 1  # residual blocks inside the upsampling block
     tied: bool = True  # the decoder runs the generator's own upsampling block
     attention: tuple[int, ...] = (8,)  # sides of feature maps that attend to the caption's tokens
@@ -189,6 +190,8 @@ def check(config: Config) -> None:
     if m.recipe == "residual" and (m.patch % 2 ** len(m.detail) or m.critic_patch % 2 ** len(m.detail)):
         stages, patches = " ".join(map(str, m.detail)), f"--model.patch {m.patch} and --model.critic-patch {m.critic_patch}"
         raise UserError(f"--model.detail {stages}: each halves {patches}; take fewer, or larger patches")
+    if 2 ** len(m.shrink) > c.data.size:
+        raise UserError(f"--model.shrink: {len(m.shrink)} scales, each twice the one before: {c.data.size} px have {int(math.log2(c.data.size))}")
     if len(m.critic_widths) != len(m.critic_blocks):
         raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
     sides = [4 * 2**i for i in range(int(math.log2(c.data.size / m.patch / 4)))] if m.recipe == "residual" else []

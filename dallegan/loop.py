@@ -173,7 +173,8 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
 
 def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     """The model that a run starts from; None where it starts from nothing, or has begun already. UserError for one of another shape, unless the run's
-    network has residual blocks, attention, stages of detail or a GRU's LayerNorm besides, its pictures and patches are larger, or its captions longer."""
+    network has residual blocks, attention, stages of detail or a GRU's LayerNorm besides, its pictures and patches are larger, its captions longer, or its
+    shrinkage another."""
     if not config.init_from or _begun(workdir):
         return None
     try:
@@ -184,6 +185,7 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
     free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]
     free += ["model.attention:"] if not had.attention else []
+    free += ["model.shrink:"]  # has no parameters
     free += ["model.detail:"] if has.detail[: len(had.detail)] == had.detail else []
     times = config.data.size // origin.config.data.size
     if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":

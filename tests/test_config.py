@@ -52,6 +52,8 @@ def test_flags_override_a_preset():
         ({"model__critic_patch": 16}, "--model.critic-patch 16"),
         ({"model__detail": (0,)}, "--model.detail 0: must be a number from 1 to 65536"),
         ({"model__detail": (8, 8), "model__patch": 2}, r"--model.detail 8 8: each halves --model.patch 2 and --model.critic-patch \d+; take fewer, or"),
+        ({"model__shrink": (1.0,) * 5}, "--model.shrink: 5 scales, each twice the one before: 16 px have 4"),
+        ({"model__shrink": (-1.0,)}, "--model.shrink -1.0: must be a number from 0 to 65536"),
         ({"model__recipe": "dcgan"}, "--loss.contrast"),
         ({"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__muon": 25.0}, "--optim.muon 25.0"),
         ({"text__width": 17, "text__heads": 1}, "--text.width 17"),

@@ -32,6 +32,7 @@ from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
 from dallegan.log import Diverged, Log
 from dallegan.loop import train
+from dallegan.models.layers import shrink
 from dallegan.optim import optimizer
 from dallegan.runtime import Clock
 from dallegan.sampling import Model, make_gan
@@ -208,6 +209,16 @@ def test_captions_of_new_words_start_where_the_model_stood(finished, tmp_path):
         np.testing.assert_array_equal(has[: len(had)], had)
         assert np.std(has[len(had) :]) > 0.01
     np.testing.assert_array_equal(large.sample(["a red cat", "雪地里有一只猫"]), small.sample(["a red cat", "雪地里有一只猫"]))
+
+
+def test_a_run_may_shrink_what_the_model_painted(finished, tmp_path):
+    """It has no parameters: the first pictures are the model's, shrunk."""
+    small, large = dallegan.load(finished), begun(tiny(workdir=str(tmp_path / "shrunk"), init_from=str(finished), model__shrink=(9.0, 4.0)))
+    tokens, noise = small.tokenizer.encode(["a red cat"]), np.random.default_rng(0).normal(size=(1, small.gan.model.noise)).astype(np.float32)
+    painted = Jitted(small.gan).draw(small.params, tokens, noise)
+    drawn = Jitted(large.gan).draw(large.params, tokens, noise)
+    assert np.abs(drawn - painted).max() > 1e-3
+    np.testing.assert_allclose(drawn, shrink(painted, (9.0, 4.0)), atol=1e-5)
 
 
 def test_a_gru_may_begin_to_read_through_a_layer_norm_and_not_stop(finished, tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from dallegan.config import ModelConfig
 from dallegan.models.encoder import Text
 from dallegan.models.generator import Mapping, Modulate, UpBlock
-from dallegan.models.layers import Conv3, Dtype, Residual, depth_to_space, he, lrelu, space_to_depth
+from dallegan.models.layers import Conv3, Dtype, Residual, depth_to_space, he, lrelu, shrink, space_to_depth
 
 
 class Decoder(nn.Module):
@@ -35,7 +35,7 @@ class Decoder(nn.Module):
         image = depth_to_space(pixels, c.patch)
         if c.detail:
             image = Detail(c.detail, c.patch // 2, self.dtype, name="detail")(x, image)
-        return jnp.tanh(image.astype(jnp.float32))
+        return shrink(jnp.tanh(image.astype(jnp.float32)), c.shrink)
 
 
 class Refine(nn.Module):

@@ -46,6 +46,53 @@ def space_to_depth(x_BHWC: jax.Array, p: int) -> jax.Array:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h // p, w // p, p * p * c)
 
 
+def shrink(image_BHWC: jax.Array, levels: tuple[float, ...]) -> jax.Array:
+    """Wavelet shrinkage (Donoho and Johnstone 1994), of pictures in [-1, 1]: Haar differences below a threshold become zero, so that what is nearly flat is
+    flat and edges stay.
+
+    Thresholds are in grey levels of 255, one a scale, finest first. The transform is the undecimated one (Coifman and Donoho 1995), so that no scale
+    leaves a grid; coefficients c become c - t²/c, the non-negative garrote (Gao 1998), which takes next to nothing from large ones.
+    """
+    if not levels:
+        return image_BHWC
+    b, h, w, c = image_BHWC.shape
+    reach = 2 ** len(levels) - 1  # of all scales, to either side
+    padded = jnp.pad(image_BHWC, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    rows = padded.reshape(b, h + 2 * reach, -1)  # columns and colours as one axis: as loops over three colours XLA is twice as slow
+    return jnp.clip(_shrink(rows, levels, (1, c)).reshape(b, h, w, c), -1, 1)
+
+
+def _shrink(x_BHW: jax.Array, levels: tuple[float, ...], steps: tuple[int, int]) -> jax.Array:
+    """All scales from that of `steps`, the distance of a pair in rows and in columns, on; smaller by their reach all around."""
+    threshold, *coarser = levels
+
+    def part(x: jax.Array, axis: int, before: int, behind: int) -> jax.Array:
+        return jax.lax.slice_in_dim(x, before, x.shape[axis] - behind, axis=axis)
+
+    def split(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+        n = steps[axis - 1]
+        first, second = part(x, axis, 0, n), part(x, axis, n, 0)
+        return (second + first) / 2, (second - first) / 2
+
+    def merge(low: jax.Array, high: jax.Array, axis: int) -> jax.Array:  # a pixel is the mean of what its two pairs make of it
+        n = steps[axis - 1]
+        return (part(low + high, axis, 0, n) + part(low - high, axis, n, 0)) / 2
+
+    def garrote(c: jax.Array) -> jax.Array:
+        return c * jax.nn.relu(1 - (threshold / 127.5) ** 2 / jnp.maximum(c * c, 1e-12))
+
+    low, high = split(x_BHW, 1)
+    (smooth, across), details = split(low, 2), split(high, 2)
+    details = (across, *details)
+    if coarser:
+        smooth = _shrink(smooth, tuple(coarser), (2 * steps[0], 2 * steps[1]))
+        for axis, n in enumerate(steps, 1):
+            reach = 2 * n * (2 ** len(coarser) - 1)
+            details = tuple(part(d, axis, reach, reach) for d in details)
+    across, down, diagonal = map(garrote, details)
+    return merge(merge(smooth, across, 2), merge(down, diagonal, 2), 1)
+
+
 class Conv3(nn.Module):
     """3×3 convolution, same size, zero padding."""
 
