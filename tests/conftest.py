@@ -114,7 +114,7 @@ def assert_processes_agree(config):
 @pytest.fixture(scope="session")
 def model():
     """Untrained, of 16 pixels."""
-    config = tiny(text__length=20)
+    config = tiny(text__length=20, model__shrink=(2.0, 1.0))
     tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, config.text.length)
     gan = make_gan(config, tokenizer.size)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), jax.jit(gan.init)(jax.random.key(0)))

@@ -57,7 +57,10 @@ def shrink(image_BHWC: jax.Array, levels: tuple[float, ...]) -> jax.Array:
         return image_BHWC
     b, h, w, c = image_BHWC.shape
     reach = 2 ** len(levels) - 1  # of all scales, to either side
-    padded = jnp.pad(image_BHWC, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
+    padded = image_BHWC
+    for axis in (1, 2):  # by its own edge; not `jnp.pad`, whose empty slices jax2onnx takes for full ones
+        first, last = (jax.lax.slice_in_dim(padded, i, i + 1, axis=axis) for i in (0, padded.shape[axis] - 1))
+        padded = jnp.concatenate([*[first] * reach, padded, *[last] * reach], axis)
     rows = padded.reshape(b, h + 2 * reach, -1)  # columns and colours as one axis: as loops over three colours XLA is twice as slow
     return jnp.clip(_shrink(rows, levels, (1, c)).reshape(b, h, w, c), -1, 1)
 
