@@ -47,11 +47,12 @@ def space_to_depth(x_BHWC: jax.Array, p: int) -> jax.Array:
 
 
 def shrink(image_BHWC: jax.Array, levels: tuple[float, ...]) -> jax.Array:
-    """Wavelet shrinkage (Donoho and Johnstone 1994), of pictures in [-1, 1]: Haar differences below a threshold become zero, so that what is nearly flat is
-    flat and edges stay.
+    """f32[B, H, W, C] in [-1, 1] -> the same: wavelet shrinkage (Donoho and Johnstone 1994), Haar differences below a threshold become zero, so that what is
+    nearly flat is flat and edges stay.
 
-    Thresholds are in grey levels of 255, one a scale, finest first. The transform is the undecimated one (Coifman and Donoho 1995), so that no scale
-    leaves a grid; coefficients c become c - t²/c, the non-negative garrote (Gao 1998), which takes next to nothing from large ones.
+    `levels` are thresholds t in grey levels of 255, one a scale, finest first; none leaves pictures as they are. The transform is the undecimated one
+    (Coifman and Donoho 1995), so that no scale leaves a grid; coefficients c become c - t²/c, the non-negative garrote (Gao 1998), which takes next to
+    nothing from large ones.
     """
     if not levels:
         return image_BHWC
@@ -81,19 +82,16 @@ def _shrink(x_BHW: jax.Array, levels: tuple[float, ...], steps: tuple[int, int])
         n = steps[axis - 1]
         return (part(low + high, axis, 0, n) + part(low - high, axis, n, 0)) / 2
 
-    def garrote(c: jax.Array) -> jax.Array:
+    def garrote(c: jax.Array) -> jax.Array:  # of the part that the coarser scales leave
+        starts = [(n - m) // 2 for n, m in zip(c.shape, smooth.shape, strict=True)]
+        c = jax.lax.slice(c, starts, [start + m for start, m in zip(starts, smooth.shape, strict=True)])
         return c * jax.nn.relu(1 - (threshold / 127.5) ** 2 / jnp.maximum(c * c, 1e-12))
 
     low, high = split(x_BHW, 1)
-    (smooth, across), details = split(low, 2), split(high, 2)
-    details = (across, *details)
+    (smooth, across), (down, diagonal) = split(low, 2), split(high, 2)
     if coarser:
         smooth = _shrink(smooth, tuple(coarser), (2 * steps[0], 2 * steps[1]))
-        for axis, n in enumerate(steps, 1):
-            reach = 2 * n * (2 ** len(coarser) - 1)
-            details = tuple(part(d, axis, reach, reach) for d in details)
-    across, down, diagonal = map(garrote, details)
-    return merge(merge(smooth, across, 2), merge(down, diagonal, 2), 1)
+    return merge(merge(smooth, garrote(across), 2), merge(garrote(down), garrote(diagonal), 2), 1)
 
 
 class Conv3(nn.Module):
