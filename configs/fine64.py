@@ -23,7 +23,7 @@ own object in 89.7, 93.2 and 94.0 %; 1,271, 1,275 and 1,274 of 1,280 combination
 coverage 0.80. The fifth 1 h 35 min, 14 images/s beside other work; its average with the fourth 99.2 and 99.5 %, 94.5 and 93.4 %;
 KID 0.011, precision 0.69, recall 0.84, coverage 0.86. The sixth 1 h 28 min, likewise; its average with the fifth: 99.0 and 99.3 %,
 94.6 and 94.4 %; KID 0.010, precision 0.72, recall 0.84, coverage 0.88. The seventh, with wavelet shrinkage, on an AMD EPYC with AVX2: 1 h 25 min, 10 to 11
-images/s beside other work (13.2 without shrinkage by benchmarks/train_speed.py), compiled in 57 s; averaged with that average, which ships: 99.2 and 99.3 %,
+images/s beside other work (12.2, and 13.3 without shrinkage, by benchmarks/train_speed.py), compiled in 57 s; averaged with that average, which ships: 99.2 and 99.3 %,
 94.0 and 92.9 %, binding 94.0 and 93.0 %; 1,277 combinations; KID 0.0064 and 0.0068, precision 0.77 and 0.72, recall 0.87 and 0.82, coverage 0.92 and 0.90.
 """
 
