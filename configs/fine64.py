@@ -13,18 +13,22 @@ python train.py fine64 --init-from runs/fine64-average --workdir runs/fine64g --
     --optim.lr-d 3e-4 1e-5 --optim.ema 0.2 --model.shrink 2 1 1
 python benchmarks/average.py runs/fine64-average runs/fine64g --shares 0.4 0.6 --out FOLDER
 
-2 cores of an Intel Xeon (AVX-512, GEMM 305 GF/s), jax 0.10.2, 2026-11-27 and 28: 1 h 8 min and 1 h 23 min, 19 to 22 images/s beside some other work (22.7 by
-benchmarks/train_speed.py), compiled in 24 s; the third on an AMD EPYC (AVX-512), begun with the second's weights as saved, in bfloat16: 1 h 26 min, 15
-images/s. By `python -m dallegan.evaluate --n 2000` after each: right in everything 98.3, 99.4 and 98.9 % of captions of one object (`test`; 98.8, 98.7 and
-99.3 % of `heldout`), 88.7, 92.1 and 93.4 % of those of two (88.2, 91.4 and 92.3 %); each object where it belongs in 99.5, 100 and 100 %, each colour on its
-own object in 89.7, 93.2 and 94.0 %; 1,271, 1,275 and 1,274 of 1,280 combinations; KID 0.034, 0.024 and 0.018, precision 0.27, 0.48 and 0.54, recall 0.58,
-0.73 and 0.77. Of the captions that all models are asked since 2026-11-28, the third: 98.9 and 99.1 %, 92.6 and 93.0 %; KID 0.016, precision 0.57, recall
-0.79. The fourth took 1 h, 17 images/s; the average of the last three 98.8 and 99.5 %, 93.5 and 93.5 %; KID 0.013, precision 0.63, recall 0.79,
-coverage 0.80. The fifth 1 h 35 min, 14 images/s beside other work; its average with the fourth 99.2 and 99.5 %, 94.5 and 93.4 %;
-KID 0.011, precision 0.69, recall 0.84, coverage 0.86. The sixth 1 h 28 min, likewise; its average with the fifth: 99.0 and 99.3 %,
-94.6 and 94.4 %; KID 0.010, precision 0.72, recall 0.84, coverage 0.88. The seventh, with wavelet shrinkage, on an AMD EPYC with AVX2: 1 h 25 min, 10 to 11
-images/s beside other work (12.2, and 13.3 without shrinkage, by benchmarks/train_speed.py), compiled in 57 s; averaged with that average, which ships: 99.2 and 99.3 %,
-94.0 and 92.9 %, binding 94.0 and 93.0 %; 1,277 combinations; KID 0.0064 and 0.0068, precision 0.77 and 0.72, recall 0.87 and 0.82, coverage 0.92 and 0.90.
+Two cores with jax 0.10.2, 2026-11-27 to 29, beside some other work. Of the runs (f and g: averaged as above) by `python -m dallegan.evaluate --n 2000`,
+`test` and `heldout`; the captions that are asked changed on 2026-11-28, and the third was measured by both.
+
+    run  time      images/s  one object, %  two objects, %  binding, %  combinations  KID            precision  recall     coverage
+    -    1 h  8 m  19-22     98.3 98.8      88.7 88.2       89.7        1,271         0.034          0.27       0.58
+    b    1 h 23 m  19-22     99.4 98.7      92.1 91.4       93.2        1,275         0.024          0.48       0.73
+    c    1 h 26 m  15        98.9 99.3      93.4 92.3       94.0        1,274         0.018          0.54       0.77
+    c    asked since         98.9 99.1      92.6 93.0                                 0.016          0.57       0.79
+    b-d  1 h       17        98.8 99.5      93.5 93.5                                 0.013          0.63       0.79       0.80
+    d-e  1 h 35 m  14        99.2 99.5      94.5 93.4                                 0.011          0.69       0.84       0.86
+    f    1 h 28 m  14        99.0 99.3      94.6 94.4                                 0.010          0.72       0.84       0.88
+    g    1 h 25 m  10-11     99.2 99.3      94.0 92.9       94.0 93.0   1,277         0.0064 0.0068  0.77 0.72  0.87 0.82  0.92 0.90
+
+The first two on an Intel Xeon (AVX-512, GEMM 305 GF/s; 22.7 images/s alone by benchmarks/train_speed.py, compiled in 24 s), the third on an AMD EPYC with
+AVX-512, from the second's weights as saved, in bfloat16; the last, with wavelet shrinkage, on an AMD EPYC with AVX2 (12.2 images/s alone, 13.3 without
+shrinkage; compiled in 57 s). b-d and d-e are the averages of those runs; g is the one that ships.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
