@@ -16,8 +16,9 @@ Row = list[object]
 
 
 def read(pattern: str) -> list[dict]:
-    """The results that a name's pattern matches, in the order of their names."""
-    return [json.loads(path.read_text().splitlines()[0] if path.suffix == ".jsonl" else path.read_text()) for path in sorted((HERE / "results").glob(pattern))]
+    """The results that a name's pattern matches, in the order of their names, each with its file's."""
+    paths = sorted((HERE / "results").glob(pattern))
+    return [{"file": path.name, **json.loads(path.read_text().splitlines()[0] if path.suffix == ".jsonl" else path.read_text())} for path in paths]
 
 
 def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -63,7 +64,7 @@ def metric_sanity() -> str:
 
 def evaluation() -> str:
     """What `dallegan.evaluate` printed of each model."""
-    return "".join(f"`{r['model']}`, {r['source']} at {r['size']} px:\n\n```text\n{show(r)}\n```\n{origin(r)}" for r in read("evaluate_*.json"))
+    return "".join(f"`{r['model']}`, {r['source']} at {r['size']} px (`{r['file']}`):\n\n```text\n{show(r)}\n```\n{origin(r)}" for r in read("evaluate_*.json"))
 
 
 def quality() -> str:

@@ -1,6 +1,6 @@
 """`storybook-32`, which ships: the built-in storybook at 32 px, one object a scene, on from a quickstart run. A 2-core CPU.
 
-python train.py quickstart --steps 1896 --model.blocks 2 --loss.penalty-share 0.25 --loss.gamma 1 0.1 --optim.muon 0 --optim.ema 0.06 \\
+python train.py quickstart --steps 1896 --model.shrink --model.blocks 2 --loss.penalty-share 0.25 --loss.gamma 1 0.1 --optim.muon 0 --optim.ema 0.06 \\
     --optim.lr 5e-4 1e-5 --optim.lr-d 1e-3 3e-5 && python train.py storybook32
 python train.py storybook32 --init-from runs/storybook32 --workdir runs/storybook32-more --seed 2 --steps 6400 \\
     --loss.gamma 0.2 0.05 --loss.diversity 1 --optim.lr 4e-4 1e-5 --optim.lr-d 8e-4 3e-5
