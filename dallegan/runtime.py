@@ -184,7 +184,8 @@ class Watchdog:
     """Ends a process that hangs, be it in the data, in a collective or in the device: the stacks of all threads on stderr, exit code 1.
 
     The processes that this takes down with it show theirs as well. Where there are several, the main one's clock runs `LAST`
-    seconds longer: the others die with it, and would be cut short while they write.
+    seconds longer: the others die with it, and would be cut short while they write. A process that is paused by SIGTSTP, which
+    is Ctrl-Z and Slurm's suspend, does not hang: its clock starts over when it goes on.
     """
 
     LAST = 10
@@ -194,7 +195,15 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         faulthandler.enable(file=2)  # on SIGABRT, by which `jax.distributed` ends a process whose peer is gone
+        self._handles = hasattr(signal, "SIGTSTP") and threading.current_thread() is threading.main_thread()
+        if self._handles:
+            self._old = signal.signal(signal.SIGTSTP, self._pause)
         return self
+
+    def _pause(self, number: int, frame: FrameType | None) -> None:
+        faulthandler.cancel_dump_traceback_later()  # whose clock runs on, and would strike first thing afterwards
+        signal.raise_signal(signal.SIGSTOP)
+        self.alive()
 
     def alive(self) -> None:
         """Starts its clock over."""
@@ -202,6 +211,8 @@ class Watchdog:
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)
 
     def __exit__(self, *_: object) -> None:
+        if self._handles:
+            signal.signal(signal.SIGTSTP, self._old)
         if self._seconds:
             faulthandler.cancel_dump_traceback_later()
 

@@ -1,7 +1,9 @@
 import os
 import platform
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -67,3 +69,31 @@ def test_each_second_counts_once(monkeypatch):
     spend(32)
     clock.enter("step")
     assert clock.seconds == {"init": 1, "step": 5 + 34, "eval": 20, "save": 8}
+
+
+PAUSED = """
+import time
+from dallegan.runtime import Watchdog
+with Watchdog(2) as watchdog:
+    watchdog.alive()
+    print("training", flush=True)
+    time.sleep(1)  # of which a pause is no part
+    print("went on", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTSTP"), reason="no Ctrl-Z here")
+def test_a_pause_is_no_hang(tmp_path):
+    """Paused by Ctrl-Z for longer than the watchdog waits, a process goes on; and ends when it hangs after that."""
+    (tmp_path / "program.py").write_text(PAUSED)
+    with subprocess.Popen([sys.executable, tmp_path / "program.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "training\n"
+        process.send_signal(signal.SIGTSTP)
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("went on\n", 1)
+    assert "Timeout" in err
+    assert "program.py" in err
