@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import shutil
 import sys
 from typing import ClassVar
@@ -131,6 +132,25 @@ def test_damaged_files(folder, tmp_path):
     (here / "toy-train.array_record-00000-of-00001").unlink()
     with pytest.raises(UserError, match="is missing"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_data_set_runs_no_code(folder, tmp_path, monkeypatch, legacy):
+    """Not even where the class that a feature names lies beside the data and could be imported, in either of the two formats of features.json."""
+    shutil.copytree(folder / "toy", tmp_path / "toy")
+    (tmp_path / "evil.py").write_text("raise SystemExit('this was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    about = tmp_path / "toy" / "1.0.0" / "features.json"
+    if legacy:
+        about.write_text(json.dumps({"type": "evil.Image", "content": {}}))
+    else:
+        text = about.read_text()
+        assert "tensorflow_datasets.core.features.image_feature.Image" in text
+        about.write_text(text.replace("tensorflow_datasets.core.features.image_feature.Image", "evil.Image"))
+    with pytest.raises(UserError, match=r"of the class evil\.Image, whose code would have to be run"):
+        read(tmp_path)
+    assert "evil" not in sys.modules
+    assert len(read(folder)) == 8
 
 
 def test_a_file_that_is_away_is_no_damaged_record(folder, tmp_path):

@@ -1,12 +1,14 @@
 """`tfds:NAME[/CONFIG][:VERSION][?split=train&image=KEY&text=KEY&data_dir=DIR]`: a prepared TensorFlow Dataset, read without TensorFlow.
 
-The data set must have been prepared as ArrayRecord (`tfds build NAME --file_format=array_record`); its own code is not run. KEY is a feature,
+The data set must have been prepared as ArrayRecord (`tfds build NAME --file_format=array_record`); no code of its own is run. KEY is a feature,
 `a/b` inside others; not given, they are found by type: the picture; texts, sequences of them too, but no ids; else a class label's names.
 """
 
+import contextlib
 import functools
 import re
 import urllib.parse
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -52,6 +54,24 @@ def at(value: Any, path: Path) -> list[Any]:
     return value if isinstance(value, list) else value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) else [value]
 
 
+@contextlib.contextmanager
+def running_nothing() -> Iterator[None]:
+    """TFDS imports the modules of whatever classes a data set's features.json names; in this block, of its own alone. UserError for another."""
+    owner: Any = tfds.features.FeatureConnector
+    resolve = vars(owner)["cls_from_name"]
+
+    def checked(name: str) -> type:
+        if not name.startswith("tensorflow_datasets."):
+            raise UserError(f"tfds: a feature is of the class {name}, whose code would have to be run: prepare the data set with the features of TFDS itself")
+        return resolve.__get__(None, owner)(name)
+
+    owner.cls_from_name = staticmethod(checked)
+    try:
+        yield
+    finally:
+        owner.cls_from_name = resolve
+
+
 class Tfds(Files):
     """The source. UserError for a data set, version, split or feature that is not there, one of another file format, or one in a bucket."""
 
@@ -66,7 +86,8 @@ class Tfds(Files):
             raise UserError(f"tfds:{spec}: after the ? goes {' & '.join(f'{name}=...' for name in OPTIONS)}")
         self.split, data_dir = options["split"], str(local(options["data_dir"])) if options["data_dir"] else None
         try:
-            builder: Any = read_only_builder.builder_from_files(self.spec, data_dir=data_dir)
+            with running_nothing():
+                builder: Any = read_only_builder.builder_from_files(self.spec, data_dir=data_dir)
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             self._open: Any = functools.partial(builder.as_data_source, split=self.split, deserialize_method=raw)
             self._data = self._open()
