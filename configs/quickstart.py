@@ -7,7 +7,8 @@ python train.py
 place 99.8 % or more; Chinese 83 %, English 80 %; KID 0.061. Without shrinkage (`--model.shrink`), 2026-11-26 and 27, on 2 cores of an Intel Xeon
 (AVX-512, GEMM 305 GF/s): 15 min 47 s with twelve evaluations, 80 images/s, compiled in 14 s, 2,369 steps; 81 % and 80 %, but KID 0.123; with `--steps 3600`
 on an EPYC 89 % and 87 %, KID 0.095. Weaknesses: dots along edges (precision 0.035), pictures of one prompt much alike, and cats at night are hard to see.
-Thresholds as large as these take from pictures what is fainter than ten grey levels: a run of hours wants smaller ones, such as 2 1 1.
+Thresholds as large as these take from pictures what is fainter than some ten grey levels: photographs want none (`--model.shrink`), and a run of hours
+smaller ones, such as 2 1 1.
 """
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig

@@ -16,5 +16,5 @@ def config() -> Config:
         text=TextConfig(encoder="transformer", length=32, width=256, layers=2),
         model=ModelConfig(width=256, style=512, noise=128, attention=(8, 16), critic_widths=(128, 256, 512), critic_blocks=(2, 2, 1)),
         loss=LossConfig(gamma=(5.0, 0.5)),
-        log=LogConfig(metrics=25_600, samples=256_000, checkpoint=256_000),
+        log=LogConfig(metrics=25_600, samples=256_000, evaluate=256_000, checkpoint=256_000),
     )

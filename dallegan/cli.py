@@ -51,6 +51,17 @@ def parse_config(args: Sequence[str], prog: str = "train.py") -> Config:
     return parse(Config, f"{prog} {preset}", default=config, args=list(args[named:]), description=about)
 
 
+def _away() -> str:
+    """What JAX was told to run on, where it finds none; a plugin that is absent makes it fail an assertion (0.10), a name that it does not know otherwise."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and (jax := sys.modules.get("jax")):  # not imported: nothing of JAX has failed
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError):
+            return platforms
+    return ""
+
+
 def run(main: Callable[[], None]) -> int:
     """Runs a command; exit code 2 and one line on stderr for bad input, files that the system denies and too little memory, 1 and a line where a file
     system or a bucket fails, 130 for a second Ctrl-C. Warnings are a line each."""
@@ -76,7 +87,14 @@ def run(main: Callable[[], None]) -> int:
             raise
         print(f"error: {error.filename or 'the system says'}: {error.strerror}", file=sys.stderr)
         return 2 if stays(error) else 1
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        if platforms := _away():
+            print(
+                f"error: JAX_PLATFORMS={platforms}, and no such device can be used here: unset it, or bring its JAX: pip install -e '.[cuda]'", file=sys.stderr
+            )
+            return 2
+        if isinstance(error, AssertionError):
+            raise
         if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
             raise
         print(f"error: out of memory ({(str(error) or type(error).__name__).splitlines()[0]}). {LESS}", file=sys.stderr)

@@ -42,8 +42,11 @@ def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
     """The evaluated lines of a metrics.jsonl, each with `seconds`: of the steps, evaluations and grids before it, all but compilation."""
     points, seconds, images = [], 0.0, 0
     for line in read_metrics(path):
-        seconds += (line["images"] - images) / line["images_per_second"]
-        images = line["images"]
+        speed, drawn = line.get("images_per_second"), line.get("images")
+        if not (isinstance(speed, int | float) and isinstance(drawn, int) and speed > 0):  # no line of a run's
+            continue
+        seconds += (drawn - images) / speed
+        images = drawn
         if line.get("alignment") is not None:
             points.append(line | {"seconds": round(seconds, 1)})
     return points
@@ -55,4 +58,4 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError):
             lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]

@@ -120,8 +120,13 @@ def main() -> None:
         raise UserError(f"--out {args.out}: name a file such as {args.out.stem}.jax; the loader, the tokenizer and the picture get its name with other endings")
     if args.onnx < 0:
         raise UserError(f"--onnx {args.onnx}: a number of pictures, or 0")
-    model, stem = load(args.model), args.out.stem
-    tokenizer, script = args.out.with_name(f"{stem}.tokenizer.model"), args.out.with_suffix(".py")
+    stem, script = args.out.stem, args.out.with_suffix(".py")
+    if stem in (*sys.stdlib_module_names, "jax", "numpy", "PIL", "sentencepiece"):
+        raise UserError(f"--out {args.out}: the loader would be {script.name}, and hide the module {stem} from itself; choose another name")
+    if script.exists() and not script.read_bytes().startswith(LOADER.splitlines()[0].encode()):
+        raise UserError(f"--out {args.out}: the loader would overwrite {script}, which is something else; choose another name")
+    model = load(args.model)
+    tokenizer = args.out.with_name(f"{stem}.tokenizer.model")
     names = {"name": args.out.name, "tokenizer": tokenizer.name, "picture": f"{stem}.png", "prompt": PROMPT}
     numbers = {"length": model.tokenizer.length, "noise": model.config.model.noise, "size": model.config.data.size}
     with writing(args.out):

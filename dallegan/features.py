@@ -124,7 +124,7 @@ def clip(weights: pathlib.Path | None) -> Features:
     file = weights or next((pathlib.Path(f) for f in cached if isinstance(f, str)), None)
     if file is None or not file.is_file():
         missing = f"{file} is not there" if file else "its weights are not in the cache"
-        raise UserError(f"--features clip: {missing}; run `huggingface-cli download {repository}`, or name {name}'s file with --weights FILE")
+        raise UserError(f"--features clip: {missing}; run `hf download {repository}`, or name {name}'s file with --weights FILE")
     network, prepare = open_clip.create_model_from_pretrained(name, pretrained=str(file), weights_only=True, device=(device := _device()))
     tokenize = open_clip.get_tokenizer(name)
 

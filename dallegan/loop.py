@@ -69,6 +69,7 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
     def build() -> None:
         _hold(workdir, held)
         _claim(workdir, config)
+        _count(workdir, config, len(source))
         if _begun(workdir) and not (workdir / "tokenizer.model").exists():
             raise UserError(f"{workdir} has checkpoints and no tokenizer.model, whose token ids they know: put it back, or choose another --workdir")
         if origin is not None or not (workdir / "tokenizer.model").exists():
@@ -185,7 +186,7 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
     free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]
     free += ["model.attention:"] if not had.attention else []
-    free += ["model.shrink:"]  # has no parameters
+    free += ["model.shrink:"]  # has no parameters, though it changes what is drawn
     free += ["model.detail:"] if has.detail[: len(had.detail)] == had.detail else []
     times = config.data.size // origin.config.data.size
     if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
@@ -198,6 +199,8 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(tuple(free))]
     if shape:
         raise UserError(f"--init-from {config.init_from} is another network ({'; '.join(shape)}): take its settings, or start from nothing")
+    if is_main() and (other := [line for line in differ if line.startswith("model.shrink:")]):
+        print(f"warning: not the shrinkage of {config.init_from}, whose pictures change at once ({other[0]})", file=sys.stderr)
     return origin
 
 
@@ -254,6 +257,22 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
             write_whole(path, configs.to_json(config))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from None
+
+
+def _count(workdir: pathlib.Path, config: Config, pictures: int) -> None:
+    """Notes how many pictures a run has, which its batches are a function of; UserError where it would go on with more or fewer."""
+    path, had = workdir / "data.json", None
+    if _begun(workdir) and path.exists():
+        with contextlib.suppress(ValueError, AttributeError):  # a damaged file
+            had = json.loads(path.read_text("utf-8", "replace")).get("pictures")
+    if had not in (None, pictures):
+        raise UserError(
+            f"--data.source {config.data.source} has {pictures} pictures, and had {had} when the run in {workdir} began: "
+            f"give it those again, or train on from it with --init-from {workdir} and another --workdir"
+        )
+    if had is None:
+        with writing(path):
+            write_whole(path, json.dumps({"pictures": pictures}))
 
 
 def save_samples(model: Model, prompts: list[str], path: pathlib.Path, n: int = 8, seed: int = 0) -> None:

@@ -49,8 +49,8 @@ def start_from(state: GanState, params: Params) -> GanState:
 
     The network may have more residual blocks than the model, a wider refinement, attention or stages of detail. Layers that the model lacks keep their
     initial values, which make them the identity (attention up to its LayerScale), and the model's own layers have zero weights on the new channels; so the
-    network computes what the model did (Net2Net, arXiv 1511.05641). New words are rows behind the model's. The exception is a GRU that begins to read
-    through a LayerNorm: it computes something else, and learns its words anew in part.
+    network computes what the model did (Net2Net, arXiv 1511.05641). New words are rows behind the model's. There are two exceptions: a GRU that begins to
+    read through a LayerNorm computes something else, and learns its words anew in part; and other shrinkage makes another picture of what is painted.
     """
     # on the host, since what is whole on one device cannot meet what lies on several
     trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}

@@ -128,6 +128,38 @@ def test_folders(tmp_path, pictures, edits, cut, junk):
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(st.characters()), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=6
 )
+
+
+def test_invisible_captions_are_none(tmp_path):
+    """What cannot be asked of a model is no caption of a picture: sample grids and evaluation ask for them."""
+    invisible = ["\u200b", "\ufeff", "\u2060 \u00ad", "\0", "\x07", "", " "]
+    assert usable([*invisible, "a cat", "猫"]) == ["a cat", "猫"]
+    assert usable("\u200b" * MAX_CAPTION + "a cat") == []
+    assert usable("👨\u200d👩\u200d👧") == ["👨\u200d👩\u200d👧"]
+
+
+@pytest.mark.parametrize(("error", "kept", "tries"), [(5, 2, 3), (5, 9, 4), (2, 9, 1)])
+def test_what_is_not_given_just_then_is_asked_for_again(tmp_path, monkeypatch, error, kept, tries):
+    """An input/output error three times more, before another picture takes the place; a file that is gone (2) not again."""
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.txt").write_text(f"number {i}")
+    source, waited, asked = Folder(str(tmp_path), 8, check=False), [], []
+    monkeypatch.setattr("time.sleep", waited.append)
+    read = source.read
+
+    def away(index):
+        if index == 0 and not asked.append(index) and len(asked) <= kept:
+            raise OSError(error, "away")
+        return read(index)
+
+    monkeypatch.setattr(source, "read", away)
+    caption = source.example(0, np.random.default_rng(0)).caption
+    assert caption == ("number 0" if kept < tries else "number 1")
+    assert (len(asked), waited) == (tries, [1, 4, 16][: tries - 1])
+    assert list(source.skipped) == ([] if kept < tries else ["0.png"])
+
+
 TOKENIZER = Tokenizer.train(Storybook(16).captions(50), 500, 12)
 
 

@@ -1,5 +1,6 @@
 """Bad input is one line on stderr and exit code 2; --help teaches. In this process, as the scripts call it."""
 
+import importlib.util
 import io
 import json
 import os
@@ -216,6 +217,16 @@ def test_a_file_is_written_through_links_and_into_pipes(tmp_path):
     assert found == ["three"]
     assert (tmp_path / "pipe").is_fifo()
     assert {p.name for p in tmp_path.iterdir()} == {"link", "target", "pipe"}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "abacus"])
+def test_a_device_that_is_not_there_is_one_line(tmp_path, platform):
+    if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("may be there")
+    command = [sys.executable, ROOT / "sample.py", "a bear", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": platform}, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS={platform}, and no such device can be used here")
 
 
 def test_as_a_real_process(tmp_path):

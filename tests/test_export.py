@@ -88,9 +88,13 @@ def test_onnx_draws_the_same(model, tmp_path, monkeypatch):
         (["--out", "bears"], "--out bears: name a file such as bears.jax"),
         (["--out", "b.png"], "--out b.png: name a file such as b.jax"),
         (["--out", "b.jax", "--onnx", "-1"], "--onnx -1"),
+        (["--out", "jax.jax"], "the loader would be jax.py, and hide the module jax from itself"),
+        (["--out", "sample.jax"], "the loader would overwrite sample.py, which is something else"),
     ],
 )
-def test_refusals(args, message, monkeypatch):
+def test_refusals(args, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample.py").write_text("print('my own')")
     monkeypatch.setattr(sys, "argv", ["export", *args])
     with pytest.raises(UserError, match=message):
         export.main()

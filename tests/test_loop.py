@@ -26,7 +26,7 @@ from PIL import Image
 import dallegan
 from dallegan import loop
 from dallegan.config import from_json, to_json
-from dallegan.curves import read_metrics
+from dallegan.curves import evaluated, read_metrics
 from dallegan.data.pipeline import make_source, make_tokenizer
 from dallegan.data.storybook import Storybook
 from dallegan.errors import UserError
@@ -211,14 +211,18 @@ def test_captions_of_new_words_start_where_the_model_stood(finished, tmp_path):
     np.testing.assert_array_equal(large.sample(["a red cat", "雪地里有一只猫"]), small.sample(["a red cat", "雪地里有一只猫"]))
 
 
-def test_a_run_may_shrink_what_the_model_painted(finished, tmp_path):
-    """It has no parameters: the first pictures are the model's, shrunk."""
+def test_a_run_may_shrink_what_the_model_painted(finished, tmp_path, monkeypatch, capsys):
+    """It has no parameters: the first pictures are the model's, shrunk; and that is said."""
     small, large = dallegan.load(finished), begun(tiny(workdir=str(tmp_path / "shrunk"), init_from=str(finished), model__shrink=(9.0, 4.0)))
     tokens, noise = small.tokenizer.encode(["a red cat"]), np.random.default_rng(0).normal(size=(1, small.gan.model.noise)).astype(np.float32)
     painted = Jitted(small.gan).draw(small.params, tokens, noise)
     drawn = Jitted(large.gan).draw(large.params, tokens, noise)
     assert np.abs(drawn - painted).max() > 1e-3
     np.testing.assert_allclose(drawn, shrink(painted, (9.0, 4.0)), atol=1e-5)
+    monkeypatch.setattr(loop, "make_gan", lambda *_: pytest.fail("far enough"))
+    with pytest.raises(pytest.fail.Exception):
+        train(tiny(workdir=str(tmp_path / "shrunk"), init_from=str(finished), model__shrink=(9.0, 4.0)))
+    assert f"warning: not the shrinkage of {finished}, whose pictures change at once (model.shrink: () -> (9.0, 4.0))" in capsys.readouterr().err
 
 
 def test_a_gru_may_begin_to_read_through_a_layer_norm_and_not_stop(finished, tmp_path):
@@ -284,6 +288,27 @@ def test_another_configuration_is_refused(finished):
     with pytest.raises(UserError, match=r"model.width: 16 -> 32") as error:
         train(tiny(workdir=str(finished), model__width=32))
     assert "--workdir" in str(error.value)
+
+
+def test_another_number_of_pictures_is_refused(finished, tmp_path):
+    """Batches are a function of it; but a run of before data.json was written goes on, and so does one whose file is damaged."""
+    shutil.copytree(finished, tmp_path / "run")
+    about = tmp_path / "run" / "data.json"
+    pictures = json.loads(about.read_text())["pictures"]
+    about.write_text('{"pictures": 380}')
+    with pytest.raises(UserError, match=rf"storybook has {pictures} pictures, and had 380 when the run in .*/run began: give it those again"):
+        train(tiny(workdir=str(tmp_path / "run")))
+    for damaged in ("", "[]", None):
+        about.unlink() if damaged is None else about.write_text(damaged)
+        train(tiny(workdir=str(tmp_path / "run")))
+        assert json.loads(about.read_text()) == {"pictures": pictures}
+
+
+def test_lines_that_no_run_wrote_are_passed_over(tmp_path):
+    whole = {"step": 1, "images": 8, "images_per_second": 4.0, "alignment": 0.5}
+    lines = [{"step": "x"}, {"step": 1}, whole | {"images_per_second": 0}, whole | {"images": None}, [], whole]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 2, "ima')
+    assert evaluated(tmp_path / "metrics.jsonl") == [whole | {"seconds": 2.0}]
 
 
 def test_a_full_disk_costs_a_line_and_the_board(tmp_path):

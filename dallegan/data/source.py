@@ -1,18 +1,21 @@
 """What every source of captioned pictures looks like, and what those that read files share."""
 
 import functools
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from dallegan.errors import UserError, told
+from dallegan.errors import UserError, stays, told
 from dallegan.image import ImageError, read_image
+from dallegan.tokenizer import is_blank
 
 T = TypeVar("T")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MAX_UNREADABLE = 1000  # pictures in a row
+WAITS = (1.0, 4.0, 16.0)  # seconds before a picture that the disk or the bucket does not give just then is asked for again
 MAX_CAPTION = 10_000  # characters of a caption that are kept: more than any model reads
 
 
@@ -51,14 +54,15 @@ UNREADABLE = (Unusable, ImageError, OSError)  # what `Files.read` raises of bad 
 
 
 def usable(text: object) -> list[str]:
-    """The captions in a string or a list of them: not blank, with a UTF-8 form, of at most 10,000 characters, each once."""
+    """The captions in a string or a list of them: not blank (invisible characters alone are), with a UTF-8 form, of at most 10,000 characters, each once."""
     found = [t.encode("utf-8", "replace").decode().strip()[:MAX_CAPTION] for t in (text if isinstance(text, list) else [text]) if isinstance(t, str)]
-    return list(dict.fromkeys(filter(None, found)))
+    return list(dict.fromkeys(t for t in found if not is_blank(t)))
 
 
 class Files:
     """Base of the sources that read files. What cannot be read, found when it is asked for, is recorded in `skipped` and gives way to the next
-    that can: a function of the index, whatever the threads and processes. UserError from `example` after 1,000 in a row."""
+    that can: a function of the index, whatever the threads and processes. What another try may mend has three more, since another picture in its
+    place would make it another run. UserError from `example` after 1,000 in a row."""
 
     def __init__(self, size: int) -> None:
         self.size = size  # pixels
@@ -92,10 +96,14 @@ class Files:
         """Reads at the first index that can be read, from this one on, around the end, leaving out `but`: that index, and what `read` gave."""
         order = [i % len(self) for i in range(index, index + min(len(self), MAX_UNREADABLE)) if i % len(self) != but]
         for i in order:
-            try:
-                return i, read(i)
-            except UNREADABLE as error:
-                self.skip(i, error)
+            for wait in (*WAITS, None):
+                try:
+                    return i, read(i)
+                except UNREADABLE as error:
+                    if wait is None or not isinstance(error, OSError) or stays(error):
+                        self.skip(i, error)
+                        break
+                    time.sleep(wait)
         raise UserError(f"{len(order)} pictures in a row cannot be read, the last {self.name(order[-1])}: {self.skipped[self.name(order[-1])]}")
 
     def example(self, index: int, rng: np.random.Generator) -> Example:

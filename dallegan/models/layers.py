@@ -47,10 +47,11 @@ def space_to_depth(x_BHWC: jax.Array, p: int) -> jax.Array:
 
 
 def shrink(image_BHWC: jax.Array, levels: tuple[float, ...]) -> jax.Array:
-    """f32[B, H, W, C] in [-1, 1] -> the same: wavelet shrinkage (Donoho and Johnstone 1994), Haar differences below a threshold become zero, so that what is
+    """f32[B, H, W, C] in [-1, 1] -> the same: wavelet shrinkage (Donoho and Johnstone 1994), Haar coefficients below a threshold become zero, so that what is
     nearly flat is flat and edges stay.
 
-    `levels` are thresholds t in grey levels of 255, one a scale, finest first; none leaves pictures as they are. The transform is the undecimated one
+    `levels` are thresholds t in grey levels of 255, one a scale, finest first; none leaves pictures as they are. A coefficient is half the difference of two
+    pixels, or of two means: a step of 2t is the least that is seen. The transform is the undecimated one
     (Coifman and Donoho 1995), so that no scale leaves a grid; coefficients c become c - t²/c, the non-negative garrote (Gao 1998), which takes next to
     nothing from large ones.
     """
