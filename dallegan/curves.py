@@ -23,7 +23,7 @@ def plot(runs: Sequence[str], out: pathlib.Path) -> None:
         try:
             path.stat()
             points = evaluated(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
             raise UserError(f"{path} cannot be read ({error}): name run directories of train.py") from None
         if not points:
             raise UserError(f"{path} has no `alignment`: train with --log.evaluate above 0 on storybook")
@@ -47,7 +47,7 @@ def evaluated(path: pathlib.Path) -> list[dict[str, Any]]:
             continue
         seconds += (drawn - images) / speed
         images = drawn
-        if line.get("alignment") is not None:
+        if isinstance(line.get("alignment"), int | float):
             points.append(line | {"seconds": round(seconds, 1)})
     return points
 
