@@ -181,7 +181,7 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
     try:
         origin = load(config.init_from)
     except UserError as error:
-        raise UserError(f"--init-from: {error}") from None
+        raise UserError(f"--init-from: {error} (the commands that come before a preset are at the head of its file in configs/)") from None
     had, has = origin.config.model, config.model
     deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
     free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]

@@ -160,6 +160,18 @@ def test_what_is_not_given_just_then_is_asked_for_again(tmp_path, monkeypatch, e
     assert list(source.skipped) == ([] if kept < tries else ["0.png"])
 
 
+def test_where_everything_is_away_it_is_soon_said(tmp_path, monkeypatch):
+    for i in range(9):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.txt").write_text(f"number {i}")
+    source, waited = Folder(str(tmp_path), 8, check=False), []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr("dallegan.data.folder.read_image", lambda *_: (_ for _ in ()).throw(OSError(5, "away")))
+    with pytest.raises(UserError, match="9 pictures in a row cannot be read"):
+        source.example(0, np.random.default_rng(0))
+    assert waited == [1, 4, 16]
+
+
 TOKENIZER = Tokenizer.train(Storybook(16).captions(50), 500, 12)
 
 

@@ -95,12 +95,13 @@ class Files:
     def _from(self, index: int, read: Callable[[int], T], but: int = -1) -> tuple[int, T]:
         """Reads at the first index that can be read, from this one on, around the end, leaving out `but`: that index, and what `read` gave."""
         order = [i % len(self) for i in range(index, index + min(len(self), MAX_UNREADABLE)) if i % len(self) != but]
+        waits = iter(WAITS)  # for all of them: where everything is away, it is soon said
         for i in order:
-            for wait in (*WAITS, None):
+            while True:
                 try:
                     return i, read(i)
                 except UNREADABLE as error:
-                    if wait is None or not isinstance(error, OSError) or stays(error):
+                    if not isinstance(error, OSError) or stays(error) or not (wait := next(waits, 0)):
                         self.skip(i, error)
                         break
                     time.sleep(wait)
