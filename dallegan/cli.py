@@ -89,9 +89,8 @@ def run(main: Callable[[], None]) -> int:
         return 2 if stays(error) else 1
     except (MemoryError, RuntimeError, AssertionError) as error:
         if platforms := _away():
-            print(
-                f"error: JAX_PLATFORMS={platforms}, and no such device can be used here: unset it, or bring its JAX: pip install -e '.[cuda]'", file=sys.stderr
-            )
+            how = "unset it, or pip install 'dallegan[cuda]', 'dallegan[tpu]'"
+            print(f"error: JAX_PLATFORMS={platforms}, and no such device can be used here: {how}", file=sys.stderr)
             return 2
         if isinstance(error, AssertionError):
             raise
