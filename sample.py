@@ -1,8 +1,8 @@
-"""Draw captions: python sample.py PROMPT... [--model NAME|DIR] [--n N] [--seed S] [--truncation T] [--best-of K] [--out DIR]   (--help lists every flag)"""
+"""Draw captions: python sample.py PROMPT... [--model NAME|DIR] [--n N] [--seed S] [--out DIR]   (--help lists every flag)"""
 
 import sys
 
-from dallegan.sample import command
+from dallegan.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main(["sample", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from dallegan.train import command
+from dallegan.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -14,8 +14,8 @@ import jax
 import tyro
 
 import dallegan
-from dallegan.cli import parse, run
 from dallegan.errors import UserError
+from dallegan.io.cli import parse, run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ import json
 import sys
 
 import dallegan
-from dallegan.cli import parse, run
 from dallegan.errors import UserError
-from dallegan.evaluate import Judged, asked, choose, said_by
-from dallegan.models.judge import load_judge
-from dallegan.runtime import about
+from dallegan.evaluation.judge import load_judge
+from dallegan.evaluation.measure import Judged, asked, choose, said_by
+from dallegan.io.cli import parse, run
+from dallegan.run.processes import about
 from dallegan.sampling import DEFAULT
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from dallegan.cli import parse, run
-from dallegan.runtime import about
+from dallegan.io.cli import parse, run
+from dallegan.run.processes import about
 from dallegan.sampling import load, load_state
 from dallegan.state import digest
 

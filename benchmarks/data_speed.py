@@ -21,13 +21,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from dallegan import prepare
-from dallegan.cli import parse, run
+from dallegan.commands import prepare
 from dallegan.config import Config, load_preset
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
-from dallegan.data.storybook import Storybook
-from dallegan.image import read_image
-from dallegan.runtime import about
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.io.cli import parse, run
+from dallegan.io.image import read_image
+from dallegan.run.processes import about
 
 PICTURES = 1000  # of 256 px, in each kind of file
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import hlo
 import tyro
 
-from dallegan.cli import parse, run
 from dallegan.errors import UserError
+from dallegan.io.cli import parse, run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +54,14 @@ def plan(config: Any, on: list[Any]) -> dict[str, Any]:
     """What XLA says of a step."""
     import jax
 
-    from dallegan.optim import optimizer
+    from dallegan.optim import make_optimizer
     from dallegan.parallel import Runner
     from dallegan.sampling import make_gan
     from dallegan.state import init_state
     from dallegan.steps import make_train_step
 
-    gan, adam = make_gan(config, config.text.vocab), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config), on)
+    gan, adam = make_gan(config, config.text.vocab), make_optimizer(gan, config.optim, config.steps)
+    runner = Runner(config, lambda: init_state(gan, adam, config.seed), functools.partial(make_train_step, gan, adam, config), on)
     rows = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch, *shape), dtype, sharding=runner.batch_sharding)
     side, tokens = config.data.size, rows((config.text.ids,), "int32")
     start = time.perf_counter()
@@ -81,7 +81,7 @@ def main() -> None:
     args = parse(Args, "benchmarks/dryrun.py")
     on = devices(args.topology)
     from dallegan.config import load_preset
-    from dallegan.runtime import about
+    from dallegan.run.processes import about
 
     config = load_preset(args.preset)
     rows, usual = [], config.model.width

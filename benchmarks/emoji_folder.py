@@ -12,10 +12,10 @@ from typing import Annotated
 
 import tyro
 
-from dallegan.cli import parse, run
 from dallegan.data.emoji import concepts
 from dallegan.errors import UserError
-from dallegan.files import write_whole, writing
+from dallegan.io.cli import parse, run
+from dallegan.io.files import write_atomic, writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def main() -> None:
     with writing(args.out / "metadata.jsonl"):
         for concept in chosen:
             shutil.copyfile(concept.path, args.out / concept.path.name)
-        write_whole(args.out / "metadata.jsonl", "\n".join(lines) + "\n")
+        write_atomic(args.out / "metadata.jsonl", "\n".join(lines) + "\n")
     print(f"{args.n} pictures in {args.out}")
 
 

@@ -7,7 +7,6 @@ Bits depend on the processor and on XLA's version: compare on one machine.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -21,12 +20,10 @@ import numpy as np
 import dallegan
 from dallegan.config import load_preset
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
-from dallegan.optim import optimizer
-from dallegan.parallel import Runner
-from dallegan.runtime import about
+from dallegan.optim import make_optimizer
+from dallegan.parallel import make_runner
+from dallegan.run.processes import about
 from dallegan.sampling import make_gan
-from dallegan.state import init_state
-from dallegan.steps import make_train_step
 
 FILE = pathlib.Path(__file__).parent / "results" / "golden.json"
 STEPS = 3
@@ -62,8 +59,8 @@ def steps(preset: str, strategy: str, fsdp: int, batch: int | None) -> dict:
     config = dataclasses.replace(config, init_from="", batch=batch or config.batch, parallel=parallel)
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
-    gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))
+    gan = make_gan(config, tokenizer.size)
+    runner = make_runner(gan, make_optimizer(gan, config.optim, config.steps), config)
     state, batches, lines = runner.init(), make_batches(make_dataset(source, tokenizer, config), config, 0), []
     for _ in range(STEPS):
         state, metrics = runner.step(state, runner.put(next(batches)))

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 import dallegan
-from dallegan.cli import parse, run
-from dallegan.data.storybook import Storybook
-from dallegan.evaluate import distances
-from dallegan.features import make_features
-from dallegan.runtime import about
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.evaluation.features import make_features
+from dallegan.evaluation.measure import distances
+from dallegan.io.cli import parse, run
+from dallegan.run.processes import about
 
 SHOWN = ("kid", "precision", "recall", "coverage")
 NOISE = 2.0  # deviation, of 255

@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFilter
 
-from dallegan import metrics
-from dallegan.cli import parse, run
-from dallegan.data.grammar import OBJECTS
-from dallegan.data.storybook import Storybook
-from dallegan.evaluate import WITHIN, Judged, distances, render_again, said_by
-from dallegan.features import make_features
-from dallegan.models.judge import load_judge
-from dallegan.runtime import about, restart_with_huge_pages
+from dallegan.data.storybook.grammar import OBJECTS
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.evaluation import metrics
+from dallegan.evaluation.features import make_features
+from dallegan.evaluation.judge import load_judge
+from dallegan.evaluation.measure import WITHIN, Judged, distances, render_again, said_by
+from dallegan.io.cli import parse, run
+from dallegan.run.processes import about, restart_with_huge_pages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,10 @@ import time
 
 from PIL import Image
 
-from dallegan.cli import parse, run
-from dallegan.data.storybook import Storybook
-from dallegan.prepare import cores
-from dallegan.runtime import about
+from dallegan.commands.prepare import cores
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.io.cli import parse, run
+from dallegan.run.processes import about
 
 TAR = 1000  # pictures in each
 
@@ -89,7 +89,7 @@ def main() -> None:
 
         def command(out: str, workers: int) -> list[str]:
             source = f"webdataset:{folder}/{{00000..{last}}}.tar"
-            return [sys.executable, "-m", "dallegan.prepare", source, str(folder / out), "--size", str(args.size), "--workers", str(workers)]
+            return [sys.executable, "-m", "dallegan.commands.prepare", source, str(folder / out), "--size", str(args.size), "--workers", str(workers)]
 
         one = attempt(command("one", 1))
         every = attempt(command("every", cores()))

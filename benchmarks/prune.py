@@ -21,9 +21,9 @@ import numpy as np
 import tyro
 
 import dallegan
-from dallegan.cli import parse, run
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
+from dallegan.io.cli import parse, run
 from dallegan.models.gan import Gan, Params
 from dallegan.models.layers import lrelu
 from dallegan.sampling import Model, make_gan

@@ -16,14 +16,14 @@ import time
 import jax
 from train_speed import build
 
-from dallegan.cli import parse_config, run
 from dallegan.config import Config, check, from_json
-from dallegan.curves import evaluated
 from dallegan.errors import UserError
-from dallegan.evaluate import evaluate, table
-from dallegan.features import make_features
+from dallegan.evaluation.features import make_features
+from dallegan.evaluation.measure import evaluate, table
+from dallegan.io.cli import parse_config, run
 from dallegan.loop import train
-from dallegan.runtime import about, restart_with_huge_pages
+from dallegan.run.curves import evaluated
+from dallegan.run.processes import about, restart_with_huge_pages
 from dallegan.sampling import load
 
 POINTS = 12  # of the curve

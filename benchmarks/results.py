@@ -5,7 +5,7 @@ import pathlib
 import statistics
 from collections.abc import Iterable
 
-from dallegan.evaluate import table as show
+from dallegan.evaluation.measure import table as show
 
 WITHIN = 0.5  # a run whose pictures of one caption deviate by less (mean over pixels, of 255) has collapsed within captions
 ACROSS = 10.0  # likewise, pictures of different captions; real ones deviate by about 60
@@ -141,7 +141,7 @@ def sample_speed() -> str:
     results = read("sample_speed*.json")
     exported = lambda r: r.get("one_picture_exported_ms", {}).get("p50")
     values = lambda r: [*r["shell_to_png_seconds"].values(), *r["one_picture_ms"].values(), exported(r), max(r["images_per_second"].values())]
-    head = ["device", "shell to PNG, s", "cached, s", "one picture p50, ms", "p95, ms", "exported, p50, ms", "best images/s of gan.draw, any batch"]
+    head = ["device", "shell to PNG, s", "cached, s", "one picture p50, ms", "p95, ms", "exported, p50, ms", "best images/s of gan.synthesize, any batch"]
     return table(head, ([r["device"], *values(r)] for r in results)) + "".join(map(origin, results))
 
 

@@ -15,9 +15,9 @@ import tempfile
 import time
 
 import dallegan
-from dallegan.cli import parse, run
-from dallegan.data.storybook import Storybook
-from dallegan.runtime import about
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.io.cli import parse, run
+from dallegan.run.processes import about
 from dallegan.sampling import DEFAULT
 
 SAMPLE = pathlib.Path(__file__).parent.parent / "sample.py"

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import dallegan
-from dallegan.cli import parse, run
-from dallegan.export import artifact
+from dallegan.commands.export import artifact
+from dallegan.io.cli import parse, run
 from dallegan.parallel import compiled
-from dallegan.runtime import about
+from dallegan.run.processes import about
 from dallegan.sampling import DEFAULT, to_uint8
 
 PROMPT = "一只棕色的大熊站在雪地里"
@@ -69,7 +69,7 @@ def main() -> None:
     def at_once(batch: int) -> float:
         tokens = np.repeat(model.tokenizer.encode([PROMPT]), batch, 0)
         noise = jnp.ones((batch, model.gan.model.noise))
-        draw = compiled(lambda params: to_uint8(model.gan.draw(params, tokens, noise)))
+        draw = compiled(lambda params: to_uint8(model.gan.synthesize(params, tokens, noise)))
         return batch / float(np.median(seconds(lambda: np.asarray(draw(model.params)), 7)))
 
     one = 1e3 * np.array(seconds(lambda: model.sample([PROMPT]), 100))

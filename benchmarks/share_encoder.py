@@ -18,9 +18,9 @@ import numpy as np
 import tyro
 
 import dallegan
-from dallegan.cli import parse, run
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
+from dallegan.io.cli import parse, run
 from dallegan.sampling import Model
 
 CAPTIONS, LEAST, CHUNK = 6144, 600, 512
@@ -39,7 +39,7 @@ def read(model: Model, tokens_NT: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 
     @jax.jit
     def both(tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-        theirs, own = model.gan.read(model.params, tokens), model.gan.encode(model.params, tokens)
+        theirs, own = model.gan.encode_caption(model.params, tokens), model.gan.encode(model.params, tokens)
         mask = theirs.mask[..., None]
         return jnp.sum(theirs.tokens * mask, 1) / jnp.sum(mask, 1), own.sentence, theirs.tokens, own.tokens, theirs.mask
 

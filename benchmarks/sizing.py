@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 
-from dallegan.cli import parse, run
 from dallegan.config import load_preset
-from dallegan.optim import optimizer
-from dallegan.runtime import about
+from dallegan.io.cli import parse, run
+from dallegan.optim import make_optimizer
+from dallegan.run.processes import about
 from dallegan.sampling import make_gan
 from dallegan.state import init_state
 from dallegan.steps import make_train_step
@@ -34,10 +34,10 @@ class Args:
 def flops(name: str) -> tuple[float, int]:
     """Of a picture in a train step, and the pictures of the whole run."""
     config = load_preset(name)
-    gan, adam = make_gan(config, config.text.vocab), optimizer(config)
+    gan, adam = make_gan(config, config.text.vocab), make_optimizer(gan, config.optim, config.steps)
     rows = lambda shape, dtype: jax.ShapeDtypeStruct((config.batch, *shape), dtype)
     side, tokens = config.data.size, rows((config.text.ids,), "int32")
-    state = jax.eval_shape(lambda: init_state(gan, adam, config))
+    state = jax.eval_shape(lambda: init_state(gan, adam, config.seed))
     lowered = jax.jit(make_train_step(gan, adam, config)).lower(state, {"image": rows((side, side, 3), "uint8"), "tokens": tokens, "negative": tokens})
     cost: Any = lowered.cost_analysis()
     return cost["flops"] / config.batch, config.images

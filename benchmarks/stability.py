@@ -20,15 +20,15 @@ from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
 import dallegan
-from dallegan.cli import parse, run
 from dallegan.config import Config, DataConfig, LogConfig, load_preset
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
-from dallegan.evaluate import Judged, said_by
-from dallegan.log import Diverged
+from dallegan.evaluation.judge import load_judge
+from dallegan.evaluation.measure import Judged, said_by
+from dallegan.io.cli import parse, run
 from dallegan.loop import train
-from dallegan.models.judge import load_judge
-from dallegan.runtime import about, restart_with_huge_pages
+from dallegan.run.log import Diverged
+from dallegan.run.processes import about, restart_with_huge_pages
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "stability.jsonl"
 CASES: dict[str, dict] = {

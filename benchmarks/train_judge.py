@@ -21,14 +21,14 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from dallegan.cli import parse, run
-from dallegan.data.grammar import PLACES
-from dallegan.data.storybook import Storybook
-from dallegan.models.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
+from dallegan.data.storybook.grammar import PLACES
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.evaluation.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
+from dallegan.io.cli import parse, run
+from dallegan.io.weights import write_weights
 from dallegan.models.layers import to_float
-from dallegan.models.weights import write_weights
 from dallegan.parallel import fast_options
-from dallegan.runtime import about, restart_with_huge_pages
+from dallegan.run.processes import about, restart_with_huge_pages
 
 
 @dataclasses.dataclass(frozen=True)

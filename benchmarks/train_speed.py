@@ -3,7 +3,6 @@
 python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... > benchmarks/results/train_speed_PRESET_DEVICE.json
 """
 
-import functools
 import json
 import statistics
 import sys
@@ -15,18 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from dallegan import losses
-from dallegan.cli import parse_config, run
 from dallegan.config import Config
 from dallegan.data.pipeline import HostBatch, make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
+from dallegan.io.cli import parse_config, run
 from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
-from dallegan.optim import ema_update, optimizer
-from dallegan.parallel import Runner, fast_options
-from dallegan.runtime import about, restart_with_huge_pages
+from dallegan.optim import ema_update, make_optimizer
+from dallegan.parallel import fast_options, make_runner
+from dallegan.run.processes import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
-from dallegan.state import GanState, init_state
-from dallegan.steps import Batch, make_train_step, penalty_stride
+from dallegan.state import GanState
+from dallegan.steps import Batch, penalty_stride
 
 STEPS = 30
 
@@ -55,9 +54,9 @@ def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: G
     stride = penalty_stride(config)
 
     def penalties(params):
-        text = jax.tree.map(lambda x: jnp.concatenate([x[::stride]] * 2), gan.read(params, tokens))
+        text = jax.tree.map(lambda x: jnp.concatenate([x[::stride]] * 2), gan.encode_caption(params, tokens))
         few = jnp.concatenate([image[::stride]] * 2)
-        return jnp.sum(losses.gradient_penalty(lambda x: gan.score(params, gan.see(params, x), text), few))
+        return jnp.sum(losses.gradient_penalty(lambda x: gan.score(params, gan.image_features(params, x), text), few))
 
     def update(state, grads):
         updates, opt = adam.update(grads, state.opt, state.params)
@@ -65,7 +64,7 @@ def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: G
         return params, opt, ema_update(state.ema, params["generator"], jnp.float32(0.99))
 
     calls = {
-        "generator_forward": (gan.draw, state.params, tokens, z),
+        "generator_forward": (gan.synthesize, state.params, tokens, z),
         "discriminator_forward": (lambda p, x: gan.discriminate(p, x, jnp.concatenate([tokens] * 2)), state.params, jnp.concatenate([image] * 2)),
         "penalties_and_gradient": (jax.grad(penalties), state.params),
         "update": (update, state, state.params),
@@ -83,8 +82,8 @@ def build(config: Config) -> tuple[Gan, optax.GradientTransformation, Runner, It
     """What a run is made of."""
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
-    gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))
+    gan, adam = make_gan(config, tokenizer.size), make_optimizer(gan, config.optim, config.steps)
+    runner = make_runner(gan, adam, config)
     return gan, adam, runner, make_batches(make_dataset(source, tokenizer, config), config, 0)
 
 

@@ -8,7 +8,7 @@ batch here. Both players move at once, as everywhere here (steps.py), where the 
 python train.py dcgan
 """
 
-from dallegan.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 
 
 def config() -> Config:
@@ -19,6 +19,7 @@ def config() -> Config:
         data=DataConfig(source="storybook", size=32, objects=1),
         text=TextConfig(encoder="rnn", length=20, layers=1),
         model=ModelConfig(recipe="dcgan", tied=False),
-        loss=LossConfig(adversarial="nonsaturating", gamma=(0.0, 0.0), matching=0.0, contrast=(0.0, 0.0), shift=0.0),
-        optim=OptimConfig(lr=(2e-4, 2e-4), lr_d=(2e-4, 2e-4), fan=0, warmup=0.0, beta1=0.5, beta2=(0.999, 0.999)),
+        loss=LossConfig(adversarial="nonsaturating", gamma=(0.0, 0.0), matching=0.0, contrast=(0.0, 0.0)),
+        augment=AugmentConfig(shift=0.0),
+        optim=OptimConfig(lr=(2e-4, 2e-4), lr_d=(2e-4, 2e-4), fan=0, warmup=0.0, betas=(0.5, 0.999)),
     )

@@ -10,7 +10,7 @@ heart at the end (match gap 11.8, here 2.1), and is behind by every figure: KID 
 the `storybook-64` of that day, which had no shrinkage, without it: photographs, whose grain it takes, want `--model.shrink` with nothing behind it.
 """
 
-from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import AugmentConfig, Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 
 
 def config() -> Config:
@@ -34,7 +34,8 @@ def config() -> Config:
             critic_blocks=(0, 2, 1),
             shrink=(2, 1, 1),
         ),
-        loss=LossConfig(gamma=(2.0, 0.5), penalty_share=0.25, matching=0.3, contrast=(0.0, 0.0), shift=0.125, colour=0.5, cutout=0.5),
+        loss=LossConfig(gamma=(2.0, 0.5), penalty_share=0.25, matching=0.3, contrast=(0.0, 0.0)),
+        augment=AugmentConfig(shift=0.125, colour=0.5, cutout=0.5),
         optim=OptimConfig(lr=(3e-4, 1e-5), lr_d=(1e-4, 1e-5), muon=25.0),
         log=LogConfig(samples=6_400, checkpoint=6_400),
     )

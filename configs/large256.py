@@ -12,8 +12,8 @@ def config() -> Config:
     return Config(
         steps=500_000,
         batch=1024,
-        data=DataConfig(source="arrayrecord:data", size=256, flip=True, threads=16, prefetch=16),
-        text=TextConfig(encoder="transformer", vocab=32_768, length=64, width=1024, layers=10, heads=16),
+        data=DataConfig(source="arrayrecord:data", size=256, flip=True, threads=16),
+        text=TextConfig(encoder="transformer", vocab=32_768, length=64, width=1024, layers=10),
         model=ModelConfig(
             width=1536, style=1024, noise=256, blocks=4, attention=(8, 16), critic_widths=(256, 512, 1024, 1536, 1536), critic_blocks=(1, 2, 3, 4, 3)
         ),

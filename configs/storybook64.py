@@ -12,7 +12,7 @@ def config() -> Config:
     return Config(
         steps=20_000,
         batch=256,
-        data=DataConfig(source="storybook", size=64, objects=2, threads=8, prefetch=16),
+        data=DataConfig(source="storybook", size=64, objects=2, threads=8),
         text=TextConfig(encoder="transformer", length=32, width=256, layers=2),
         model=ModelConfig(width=256, style=512, noise=128, attention=(8, 16), critic_widths=(128, 256, 512), critic_blocks=(2, 2, 1)),
         loss=LossConfig(gamma=(5.0, 0.5)),

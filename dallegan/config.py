@@ -21,7 +21,6 @@ class DataConfig:
     hard_negatives: float = 0.5  # storybook: share of the negative captions that swap one attribute of the true one
     flip: bool = False  # mirror half of the pictures whose caption names no side
     threads: int = 2  # decode threads
-    prefetch: int = 4  # batches made ahead
 
 
 SENTENCE = 512  # features of a sentence vector of the pretrained encoder
@@ -36,8 +35,12 @@ class TextConfig:
     length: int = 24  # tokens a caption is padded or cut to
     width: int = 128  # features D of the sentence and token vectors
     layers: int = 2
-    heads: int = 4
     prenorm: bool = False  # rnn: its layers read through a LayerNorm, as the transformer's do; for captions whose word order matters
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of the transformer, of 64 features each."""
+        return max(1, self.width // 64)
 
     @property
     def ids(self) -> int:
@@ -53,7 +56,6 @@ class ModelConfig:
     noise: int = 64  # dimensions of the latent
     style: int = 256  # width of the mapping of sentence and noise that modulates the blocks
     width: int = 256  # channels of the tied upsampling block; keep >= 128
-    base: int = 8  # side of the generator's feature map; the decoder doubles it up to size / patch
     patch: int = 2  # the decoder's head paints patch x patch pixels a feature
     refine: int = 0  # channels of a residual block that corrects the painted patches; 0: none
     detail: tuple[int, ...] = ()  # channels of last stages, each in patches half as large again, the decoder's and the discriminator's
@@ -72,15 +74,19 @@ class LossConfig:
 
     adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"
     gamma: tuple[float, float] = (1.0, 0.1)  # weight of R1 and R2
-    r2: bool = True  # penalize gradients at generated pictures too
     penalty_share: float = 1.0  # share of each batch that the penalties are computed on: 1, 1/2, 1/3, ...
     matching: float = 1.0  # weight of the caption-matching term
     contrast: tuple[float, float] = (1.0, 1.0)  # weight of the contrastive term over the batch: discriminator's, generator's
     diversity: float = 0.0  # weight of the generator's diversity term: two pictures of one caption shall differ
-    apart: float = 0.5  # the margin of the diversity term, a share of the mean distance between real pictures: pairs farther apart than that add nothing
-    shift: float = 0.0625  # each picture shown to the discriminator is moved by up to this share of its side
-    colour: float = 0.0  # and its brightness, saturation and contrast are changed: 1 as much as in arXiv 2006.10738, for small data
-    cutout: float = 0.0  # and a square of this share of its side is blanked, likewise: 0.5 there
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """What the discriminator sees of real and generated images alike (DiffAugment, arXiv 2006.10738)."""
+
+    shift: float = 0.0625  # each image is moved by up to this fraction of its side
+    colour: float = 0.0  # strength of brightness, saturation and contrast; 1: as in the paper, for small data
+    cutout: float = 0.0  # side of a blanked square, as a fraction of the image's side; 0.5: as in the paper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +98,7 @@ class OptimConfig:
     muon: float = 0.0  # Muon's rate for the hidden kernels of the trunks, as a multiple of the rate above; 0: Adam for all parameters
     fan: int = 512  # a kernel of a larger fan-in has Adam's rate times fan / fan-in; 0: all have the rate
     warmup: float = 0.01  # fraction of the run over which the rate rises from 0
-    beta1: float = 0.0
-    beta2: tuple[float, float] = (0.99, 0.99)  # from, to over the first fifth of the run
-    eps: float = 1e-8  # added to the root of the second moment
+    betas: tuple[float, float] = (0.0, 0.99)  # Adam's decays of the first and second moment
     ema: float = 0.06  # final half-life of the moving average of the generator, fraction of the run
 
 
@@ -119,8 +123,6 @@ class LogConfig:
     samples: int = 10_000  # images between sample grids
     evaluate: int = 10_000  # images between evaluations by the judge, on storybook of 32 or 64 px, beside those of each checkpoint; 0: none
     checkpoint: int = 10_000  # images between checkpoints
-    keep: int = 2  # newest checkpoints kept, beside the one that did best where the run evaluates
-    hang: int = 1800  # seconds without a step after which every process prints its stacks and exits; 0: never
     wandb: str = ""  # project of Weights & Biases that the lines of metrics.jsonl go to as well, extra `wandb`; WANDB_MODE=offline keeps them here; "": none
 
 
@@ -137,6 +139,7 @@ class Config:
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     parallel: ParallelConfig = ParallelConfig()
     log: LogConfig = LogConfig()
@@ -148,14 +151,14 @@ class Config:
 
 
 POSITIVE = """
-    steps batch data.threads data.prefetch data.objects text.length text.width text.layers text.heads model.noise model.style model.width
-    model.patch model.detail model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint log.keep parallel.fsdp parallel.accumulate
+    steps batch data.threads data.objects text.length text.width text.layers model.noise model.style model.width
+    model.patch model.detail model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint parallel.fsdp parallel.accumulate
     parallel.processes
 """
 LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1) | {"text.length": 2}  # least value of a number; of the others 0. A word and the end
 # most of one: of shares, and of what decides the network, as a model that is loaded may come from anywhere
 SHARES: dict[str, int] = {"data.hard_negatives": 1, "optim.warmup": 1}
-MOST: dict[str, int] = SHARES | {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20, "log.hang": 10**6}
+MOST: dict[str, int] = SHARES | {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20}
 
 
 def _power_of_two(n: float) -> bool:
@@ -179,9 +182,7 @@ def check(config: Config) -> None:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, the heads of its attention; multiples of 128 are fast")
     if not m.critic_blocks or not m.blocks:
         raise UserError("--model.blocks and --model.critic-blocks need at least one block")
-    if not _power_of_two(m.base / 4):
-        raise UserError(f"--model.base {m.base}: the generator doubles from 4, so 4, 8, 16, ...")
-    unit, why = (m.base * m.patch, " (model.base x model.patch)") if m.recipe == "residual" else (16, "")
+    unit, why = (8 * m.patch, " (8 x model.patch)") if m.recipe == "residual" else (16, "")
     if not _power_of_two(c.data.size / unit):
         sizes = ", ".join(str(unit * 2**i) for i in range(1, 4))
         raise UserError(f"--data.size {c.data.size}: must be {unit}{why} times a power of two, for example {sizes}")
@@ -198,14 +199,10 @@ def check(config: Config) -> None:
     if never := sorted(set(m.attention) - set(sides)) if sides else []:
         some = ", ".join(map(str, sides))
         raise UserError(f"--model.attention {' '.join(map(str, never))}: blocks of {c.data.size} px work on maps of sides {some}; take of these, or none")
-    if not all(0 <= beta < 1 for beta in (c.optim.beta1, *c.optim.beta2)):
-        raise UserError(f"--optim.beta1 {c.optim.beta1}, --optim.beta2 {' '.join(map(str, c.optim.beta2))}: must be from 0 to below 1")
-    if not c.optim.eps > 0:
-        raise UserError(f"--optim.eps {c.optim.eps}: must be above 0, or an unused word's zero gradient is divided by zero")
+    if not all(0 <= beta < 1 for beta in c.optim.betas):
+        raise UserError(f"--optim.betas {' '.join(map(str, c.optim.betas))}: must be from 0 to below 1")
     if c.text.vocab < 300:
         raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
-    if c.text.width % c.text.heads:
-        raise UserError(f"--text.width {c.text.width}: must be a multiple of --text.heads {c.text.heads}")
     if c.text.encoder == "rnn" and c.text.width % 2:
         raise UserError(f"--text.width {c.text.width}: must be even, half of it for each direction of the rnn")
     share = c.loss.penalty_share
@@ -215,13 +212,11 @@ def check(config: Config) -> None:
         raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
     if m.recipe == "dcgan" and c.optim.muon:
         raise UserError(f"--optim.muon {c.optim.muon}: is for the trunks of --model.recipe residual, which the baseline does not have; set it to 0")
-    if c.loss.diversity and not c.loss.apart:
-        raise UserError("--loss.apart 0.0: must be above 0, or --loss.diversity 0")
     if c.loss.diversity and c.data.size % 8:
         raise UserError(f"--loss.diversity {c.loss.diversity}: needs pictures of a multiple of 8 pixels, not --data.size {c.data.size}; or set it to 0")
-    for name, share in {"shift": c.loss.shift, "cutout": c.loss.cutout}.items():
+    for name, share in {"shift": c.augment.shift, "cutout": c.augment.cutout}.items():
         if share >= 1:
-            raise UserError(f"--loss.{name} {share}: a share of the picture's side, below 1")
+            raise UserError(f"--augment.{name} {share}: a fraction of the picture's side, below 1")
 
 
 def _folders() -> list[pathlib.Path]:
@@ -294,10 +289,10 @@ def flatten(config: Config) -> dict[str, Any]:
     return flat
 
 
-FREE = ("workdir", "log.", "data.threads", "data.prefetch", "parallel.strategy", "parallel.fsdp", "parallel.coordinator", "parallel.process")  # beginnings
+FREE = ("workdir", "log.", "data.threads", "parallel.strategy", "parallel.fsdp", "parallel.coordinator", "parallel.process")  # beginnings
 
 
-def conflicts(old: Config, new: Config) -> list[str]:
-    """Settings that may not change when a run goes on, as "name: old -> new" lines."""
+def conflicts(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that differ and may not change when a run resumes, {name: (old, new)}."""
     a, b = flatten(old), flatten(new)
-    return [f"{k}: {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and not k.startswith(FREE)]
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name] and not name.startswith(FREE)}

@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import errno
-import functools
 import importlib.util
 import json
-import operator
 import pathlib
 import sys
 import time
@@ -16,23 +14,23 @@ from typing import Any
 import jax
 
 from dallegan import config as configs
-from dallegan.checkpoint import Checkpoints
 from dallegan.config import Config
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.data.source import Source
 from dallegan.errors import UserError
-from dallegan.evaluate import make_quick
-from dallegan.files import claim, write_whole, writing
-from dallegan.image import grid, save_png
-from dallegan.log import WANDB_ID, Log, surviving
-from dallegan.optim import optimizer
-from dallegan.parallel import Runner, check_devices
-from dallegan.report import write_report
-from dallegan.runtime import Clock, Stop, Watchdog, about, all_agree, all_same, from_main, is_main, on_main
+from dallegan.evaluation.obedience import make_quick
+from dallegan.io.files import lock_byte, write_atomic, writing
+from dallegan.io.image import grid, save_png
+from dallegan.optim import make_optimizer
+from dallegan.parallel import check_devices, make_runner
+from dallegan.run.checkpoint import KEEP, Checkpoints
+from dallegan.run.log import WANDB_ID, Log, warn_on_oserror
+from dallegan.run.processes import HANG, Clock, Stop, Watchdog, about, all_agree, all_same, from_main, is_main, on_main
+from dallegan.run.report import write_report
 from dallegan.sampling import WEIGHTS, Model, load, make_gan
-from dallegan.state import GanState, enlarge, init_state, start_from
-from dallegan.steps import make_train_step
+from dallegan.state import GanState
 from dallegan.tokenizer import SentenceVectors, load_tokenizer
+from dallegan.warmstart import check_origin, enlarge, start_from
 
 PATIENCE = 100  # seconds to wait for whoever trains in the directory: longer than a file server keeps the locks of a machine that died
 
@@ -83,11 +81,11 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
     if skipped := _write_skipped(workdir, source):
         print(f"{skipped} files skipped, named in {workdir}/skipped*.log; {len(source)} pictures kept", file=sys.stderr)
     tokenizer = load_tokenizer(workdir / "tokenizer.model", config.text)
-    gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))
+    gan = make_gan(config, tokenizer.size)
+    runner = make_runner(gan, make_optimizer(gan, config.optim, config.steps), config)
 
     # 3. Restore the newest checkpoint that can be read, or begin.
-    checkpoints = held.enter_context(contextlib.closing(Checkpoints(workdir, config.log.keep, writer=True)))
+    checkpoints = held.enter_context(contextlib.closing(Checkpoints(workdir, KEEP, writer=True)))
     restored = checkpoints.restore(runner.global_abstract)
     state = runner.init() if restored is None else runner.place(restored)
     if origin is not None and restored is None:  # there may be a checkpoint by now of whoever was waited for
@@ -98,8 +96,8 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
         print(f"{workdir} is complete: {step} steps. Sample it: python sample.py PROMPT --model {workdir}")
         return
     if is_main():
-        with surviving("machine.json"):
-            write_whole(workdir / "machine.json", json.dumps(about(), indent=2))
+        with warn_on_oserror("machine.json"):
+            write_atomic(workdir / "machine.json", json.dumps(about(), indent=2))
 
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) / 1e6 for name, tree in runner.abstract.params.items()}
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}" + f" of {jax.process_count()} processes" * (jax.process_count() > 1)
@@ -124,7 +122,7 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
         runner.compile(state, batch)
         log.note(f"compiled in {time.perf_counter() - start:.1f} s")
     pending: Any = None
-    with contextlib.closing(log), Stop() as stop, Watchdog(config.log.hang) as watchdog:
+    with contextlib.closing(log), Stop() as stop, Watchdog(HANG) as watchdog:
         log.start()
         stopped = False
         while step < config.steps and not stopped:
@@ -150,7 +148,7 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
                     if quick and evaluation_due and is_main():
                         log.evaluated = quick(model)
                     if samples_due and is_main():
-                        with surviving("the sample grid"):
+                        with warn_on_oserror("the sample grid"):
                             save_samples(model, source.prompts(), workdir / "samples" / f"{step * config.batch:08d}.png")
             score = from_main(log.evaluated.get("alignment")) if evaluation_due else None
             if metrics_due or evaluation_due or stopped:
@@ -182,25 +180,10 @@ def _origin(workdir: pathlib.Path, config: Config) -> Model | None:
         origin = load(config.init_from)
     except UserError as error:
         raise UserError(f"--init-from: {error} (the commands that come before a preset are at the head of its file in configs/)") from None
-    had, has = origin.config.model, config.model
-    deeper = has.blocks >= had.blocks and len(has.critic_blocks) == len(had.critic_blocks) and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
-    free = ["text.vocab:", *(("model.blocks:", "model.critic_blocks:", "model.refine:") if deeper and has.refine >= had.refine else ())]
-    free += ["model.attention:"] if not had.attention else []
-    free += ["model.shrink:"]  # has no parameters, though it changes what is drawn
-    free += ["model.detail:"] if has.detail[: len(had.detail)] == had.detail else []
-    times = config.data.size // origin.config.data.size
-    if times > 1 and (has.patch, has.critic_patch) == (times * had.patch, times * had.critic_patch) and has.recipe == "residual":
-        free += ["data.size:", "model.patch:", "model.critic_patch:"]
-    if config.text.encoder == "rnn":  # which has no parameter for each position
-        free.append("text.length:")
-        if not origin.config.text.prenorm:
-            free.append("text.prenorm:")
-    differ = configs.conflicts(origin.config, config)
-    shape = [line for line in differ if line.startswith(("text.", "model.", "data.size:")) and not line.startswith(tuple(free))]
-    if shape:
-        raise UserError(f"--init-from {config.init_from} is another network ({'; '.join(shape)}): take its settings, or start from nothing")
-    if is_main() and (other := [line for line in differ if line.startswith("model.shrink:")]):
-        print(f"warning: not the shrinkage of {config.init_from}, whose pictures change at once ({other[0]})", file=sys.stderr)
+    check_origin(config.init_from, origin.config, config)
+    other = configs.conflicts(origin.config, config).get("model.shrink")
+    if other and is_main():
+        print(f"warning: not the shrinkage of {config.init_from} ({other[0]} -> {other[1]}): its images change at once", file=sys.stderr)
     return origin
 
 
@@ -221,7 +204,7 @@ def _hold(workdir: pathlib.Path, held: contextlib.ExitStack) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         file = held.enter_context((workdir / ".lock").open("ab"))
         for second in range(PATIENCE):
-            if held.enter_context(claim(file)):
+            if held.enter_context(lock_byte(file)):
                 return
             if not second:
                 print(f"{workdir}: another process trains in it: waiting for it to end", file=sys.stderr)
@@ -236,7 +219,7 @@ def _hold(workdir: pathlib.Path, held: contextlib.ExitStack) -> None:
 def _claim(workdir: pathlib.Path, config: Config) -> None:
     """Makes the run's config.json, or checks that the directory belongs to this configuration. A run that ended before its first checkpoint has
     nothing to go on from, and gives way to another."""
-    path, begun, differing = workdir / "config.json", _begun(workdir), []
+    path, begun, differing = workdir / "config.json", _begun(workdir), {}
     if (workdir / WEIGHTS).exists():  # which is what `load` takes, whatever checkpoints are beside
         raise UserError(f"{workdir} holds a saved model: choose another --workdir, and --init-from {workdir} to train on from it")
     try:
@@ -246,7 +229,7 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
             except UserError as error:
                 raise UserError(f"{path}: {error}: choose another --workdir") from None
             if differing and begun:
-                raise UserError(f"{workdir} holds a run with other settings ({'; '.join(differing)}): choose another --workdir, or the old settings to go on")
+                raise UserError(f"{workdir} holds a run with other settings ({'; '.join(f'{k}: {a} -> {b}' for k, (a, b) in differing.items())}): choose another --workdir, or the old settings to go on")
         elif begun:
             raise UserError(f"{workdir} has checkpoints and no config.json that says of what: choose another --workdir")
         (workdir / "samples").mkdir(exist_ok=True)
@@ -254,7 +237,7 @@ def _claim(workdir: pathlib.Path, config: Config) -> None:
             for name in ("tokenizer.model", WANDB_ID):
                 (workdir / name).unlink(missing_ok=True)  # before config.json says that it is this run's
         if differing or not path.exists():
-            write_whole(path, configs.to_json(config))
+            write_atomic(path, configs.to_json(config))
     except OSError as error:
         raise UserError(f"cannot write to --workdir {workdir}: {error.strerror}") from None
 
@@ -272,7 +255,7 @@ def _count(workdir: pathlib.Path, config: Config, pictures: int) -> None:
         )
     if had is None:
         with writing(path):
-            write_whole(path, json.dumps({"pictures": pictures}))
+            write_atomic(path, json.dumps({"pictures": pictures}))
 
 
 def save_samples(model: Model, prompts: list[str], path: pathlib.Path, n: int = 8, seed: int = 0) -> None:
@@ -286,6 +269,6 @@ def _write_skipped(workdir: pathlib.Path, source: Source) -> int:
     """Names what this process could not use of the source so far; how many."""
     if skipped := dict(getattr(source, "skipped", {})):
         path = workdir / ("skipped.log" if is_main() else f"skipped-{jax.process_index()}.log")
-        with surviving(path.name):
-            write_whole(path, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
+        with warn_on_oserror(path.name):
+            write_atomic(path, "".join(f"{name}\t{why}\n" for name, why in sorted(skipped.items())))
     return len(skipped)

@@ -1,6 +1,7 @@
-"""Objectives of the two players, on scores f32[B]; each cites its equation. All are means over pictures, in float32."""
+"""Objectives of the two players, on scores f32[B]; each cites its equation. All are means over images, in float32."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,72 +9,100 @@ import jax.numpy as jnp
 from dallegan.shapes import Bool, Float, Given, Images, Layouts, Scalar, Scores
 
 softplus = jax.nn.softplus
+MARGIN = 0.5  # of `diversity_loss`, as a fraction of the mean distance between real images
 
 
-def discriminator_loss(kind: str, real: Scores, fake: Scores) -> Scalar:
-    """What the discriminator minimizes, given scores of real and generated pictures of the same captions.
+class Adversarial(NamedTuple):
+    """A form of the game: what either player minimizes, given the scores of real and generated images."""
 
-    rpgan: E softplus(D(fake) - D(real)), relativistic pairing (arXiv 1807.00734; R3GAN, arXiv 2501.05441, eq. 2).
-    hinge: E max(0, 1 - D(real)) + E max(0, 1 + D(fake)) (arXiv 1705.02894).
-    nonsaturating: E softplus(-D(real)) + E softplus(D(fake)), the cross-entropy of arXiv 1406.2661.
-    """
-    if kind == "rpgan":
-        return jnp.mean(softplus(fake - real))
-    if kind == "hinge":
-        return jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))
-    return jnp.mean(softplus(-real)) + jnp.mean(softplus(fake))
+    discriminator: Callable[[Scores, Scores], Scalar]
+    generator: Callable[[Scores, Scores], Scalar]
 
 
-def generator_loss(kind: str, real: Scores, fake: Scores) -> Scalar:
-    """What encoder, generator and decoder minimize: the mirrored pairing (rpgan), -E D(fake) (hinge) or E softplus(-D(fake))."""
-    if kind == "rpgan":
-        return jnp.mean(softplus(real - fake))
-    if kind == "hinge":
-        return -jnp.mean(fake)
-    return jnp.mean(softplus(-fake))
+RPGAN = Adversarial(
+    discriminator=lambda real, fake: jnp.mean(softplus(fake - real)),
+    generator=lambda real, fake: jnp.mean(softplus(real - fake)),
+)
+"""Relativistic pairing (arXiv 1807.00734; R3GAN, arXiv 2501.05441, eq. 2): E softplus(D(fake) - D(real)), and mirrored."""
+
+HINGE = Adversarial(
+    discriminator=lambda real, fake: jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)),
+    generator=lambda real, fake: -jnp.mean(fake),
+)
+"""Hinge loss (arXiv 1705.02894): E max(0, 1 - D(real)) + E max(0, 1 + D(fake)), and -E D(fake)."""
+
+NONSATURATING = Adversarial(
+    discriminator=lambda real, fake: jnp.mean(softplus(-real)) + jnp.mean(softplus(fake)),
+    generator=lambda real, fake: jnp.mean(softplus(-fake)),
+)
+"""Cross-entropy (arXiv 1406.2661): E softplus(-D(real)) + E softplus(D(fake)), and E softplus(-D(fake))."""
+
+
+def adversarial(kind: str) -> Adversarial:
+    """Returns the form of the game that `--loss.adversarial` names. Raises ValueError for any other name."""
+    match kind:
+        case "rpgan":
+            return RPGAN
+        case "hinge":
+            return HINGE
+        case "nonsaturating":
+            return NONSATURATING
+        case _:
+            raise ValueError(f"no adversarial loss {kind!r}: choose rpgan, hinge or nonsaturating")
 
 
 def matching_loss(own: Scores, other: Scores, valid: Bool[Given, " B"]) -> Scalar:
-    """E softplus(D(real, other) - D(real, own)): a real picture prefers its caption to a false one, after the
-    matching-aware discriminator of arXiv 1605.05396; `valid` bool[B] masks false captions equal to the true one."""
+    """Makes a real image prefer its own caption to a false one: E softplus(D(real, other) - D(real, own)).
+
+    After the matching-aware discriminator of arXiv 1605.05396. `valid` bool[B] is false if the false caption
+    equals the true one; such rows count as zero.
+    """
     return jnp.mean(softplus(other - own) * valid)
 
 
 def contrastive_loss(match: Float[Given, "B K"], same: Bool[Given, "B K"]) -> Scalar:
-    """InfoNCE (arXiv 1807.03748, eq. 4; between pictures and captions as in XMC-GAN, arXiv 2101.04702, eq. 3), mean of both directions.
+    """InfoNCE (arXiv 1807.03748, eq. 4), mean of both directions, between images and captions (arXiv 2101.04702, eq. 3).
 
-    match f32[B, K], K >= B: pictures by captions, of which caption i is picture i's own and those from B on are false ones.
-    same bool[B, K]: where a caption reads as the picture's own; such a one is no negative. Another sentence that happens to be
-    true of the picture is taken for a false one: rare where captions say much.
+    Args:
+        match: f32[B, K], K >= B, how well images fit captions. Caption i < B is image i's own, those from B on
+            are false captions.
+        same: bool[B, K], true if a caption reads as the image's own and so is no negative. A different sentence
+            that happens to be true counts as false, which is rare if captions say much.
     """
     b = match.shape[0]
     own = jnp.eye(*match.shape, dtype=bool)
     match = jnp.where(same & ~own, -jnp.inf, match)
-    by_picture, by_caption = jax.nn.log_softmax(match, 1), jax.nn.log_softmax(match[:, :b], 0)
-    return -0.5 * (jnp.mean(jnp.diagonal(by_picture)) + jnp.mean(jnp.diagonal(by_caption)))
+    by_image, by_caption = jax.nn.log_softmax(match, 1), jax.nn.log_softmax(match[:, :b], 0)
+    return -0.5 * (jnp.mean(jnp.diagonal(by_image)) + jnp.mean(jnp.diagonal(by_caption)))
 
 
 def layout(image: Images) -> Float[jax.Array, "B 8 8 3"]:
-    """f32[B, H, W, 3] -> f32[B, 8, 8, 3]: what is where; the picture shrunk to 8×8, less its mean colour. H, W: multiples of 8."""
+    """Shrinks images f32[B, H, W, 3] to 8×8 and subtracts the mean colour. H and W are multiples of 8."""
     b, h, w, _ = image.shape
     small = jnp.mean(image.reshape(b, 8, h // 8, 8, w // 8, 3), (2, 4))
     return small - jnp.mean(small, (1, 2), keepdims=True)
 
 
-def diversity_loss(fake: Layouts, again: Layouts, real: Float[Given, "N 8 8 3"], apart: float) -> Scalar:
-    """-E min(1, |G(c, z) - G(c, z')| / (apart E |x - x'|)): the diversity-sensitive term of arXiv 1901.09024, eq. 4, with real pictures
-    for its scale.
+def diversity_loss(fake: Layouts, again: Layouts, real: Float[Given, "N 8 8 3"]) -> Scalar:
+    """Makes two images of one caption differ in layout: -E min(1, |G(c, z) - G(c, z')| / (MARGIN E |x - x'|)).
 
-    On layouts, since two pictures of one caption could as well differ by brightness or by dots: fake, again f32[N, 8, 8, 3] of the same N
-    captions, real f32[B, 8, 8, 3], of captions that differ for the most part.
+    The diversity-sensitive term of arXiv 1901.09024, eq. 4, scaled by the distance between real images. It
+    compares layouts, since two images could as well differ by brightness or by dots.
+
+    Args:
+        fake, again: f32[N, 8, 8, 3], layouts of two images of each of N captions.
+        real: f32[B, 8, 8, 3], layouts of real images, mostly of different captions.
     """
-    far = lambda a, b: jnp.mean(jnp.abs(a - b), (1, 2, 3))
-    scale = apart * jnp.maximum(jnp.mean(far(real, jnp.roll(real, 1, 0))), 1e-3)  # where all real pictures are alike
-    return -jnp.mean(jnp.minimum(1.0, far(fake, again) / scale))
+    distance = lambda a, b: jnp.mean(jnp.abs(a - b), (1, 2, 3))
+    scale = MARGIN * jnp.maximum(jnp.mean(distance(real, jnp.roll(real, 1, 0))), 1e-3)  # above 0 if all are alike
+    return -jnp.mean(jnp.minimum(1.0, distance(fake, again) / scale))
 
 
 def gradient_penalty(score: Callable[[jax.Array], jax.Array], image: Images) -> Float[jax.Array, " B"]:
-    """f32[B]: squared norm of each picture's gradient, ||∇x D(x)||²; zero-centred R1 at real pictures (arXiv 1801.04406,
-    eq. 9) and R2 at generated ones. `score` maps f32[B, H, W, 3] to f32[B] and must not mix pictures."""
+    """Returns f32[B], the squared norm of each image's gradient ||∇x D(x)||².
+
+    Zero-centred R1 at real images (arXiv 1801.04406, eq. 9) and R2 at generated ones. `score` maps
+    f32[B, H, W, 3] to f32[B] and must not mix images.
+    """
     gradient = jax.grad(lambda x: jnp.sum(score(x)))(image)
     return jnp.sum(jnp.square(gradient.astype(jnp.float32)), (1, 2, 3))

@@ -1,6 +1,5 @@
 """Captions to pictures: the `Model` that a user holds."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -16,18 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dallegan.compile import compute_dtype, jit_sample
 from dallegan.config import Config, check, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.files import write_whole
+from dallegan.io.files import write_atomic
+from dallegan.io.remote import fetch
+from dallegan.io.weights import read_weights, write_weights
 from dallegan.models.gan import Gan, Params
 from dallegan.models.layers import to_float
-from dallegan.models.weights import read_weights, write_weights
-from dallegan.optim import optimizer
-from dallegan.parallel import compiled, compute_dtype
-from dallegan.remote import fetch
-from dallegan.rng import Stream, stream
 from dallegan.shapes import Float, Given, Pictures, UInt8
-from dallegan.state import GanState, init_state
 from dallegan.tokenizer import Tokenizer, is_blank, load_tokenizer
 
 CHUNK = 16  # pictures drawn at once, always: the shape of the computation, so the pixels, do not depend on how many are asked for
@@ -47,7 +43,8 @@ class Seeding(flax.struct.PyTreeNode):
 
     def noise(self, dims: int) -> jax.Array:
         """f32[B, dims]: each picture's a function of the seed, its caption and its own index alone."""
-        key = stream(self.seed, 0, Stream.SAMPLE)
+        # training's streams (dallegan.state.Stream) leave the number 2 to sampling
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed, impl="threefry2x32"), 0), 2)
         each = jax.vmap(lambda c, i: jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, c), i), (dims,), jnp.float32))
         return self.truncation * each(self.caption, self.index)
 
@@ -64,9 +61,9 @@ def to_uint8(image: Float[Given, "*shape"]) -> UInt8[jax.Array, "*shape"]:
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def _draw(gan: Gan, params: Params, tokens: jax.Array, seeding: Seeding) -> jax.Array:
+def _sample(gan: Gan, params: Params, tokens: jax.Array, seeding: Seeding) -> jax.Array:
     """-> uint8[B, H, W, 3]; noise and all in one program, which is compiled sooner than several."""
-    return to_uint8(gan.draw(params, tokens, seeding.noise(gan.model.noise)))
+    return to_uint8(gan.synthesize(params, tokens, seeding.noise(gan.model.noise)))
 
 
 def _score(gan: Gan, params: Params, image: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -78,7 +75,7 @@ def _blend(gan: Gan, params: Params, tokens: jax.Array, seeding: Seeding, t: jax
     noise = seeding.noise(gan.model.noise)
     text = jax.tree.map(lambda x: x[:1], both := gan.encode(params, tokens)).between(jax.tree.map(lambda x: x[1:], both), t)
     z = slerp(noise[0], noise[1], t)
-    return to_uint8(gan.decode(params, gan.generate(params, text, z), text, z))
+    return to_uint8(gan.decode(params, gan.generate(params, text, z)))
 
 
 def slerp(a: Float[Given, " Z"], b: Float[Given, " Z"], t: Float[Given, " B"]) -> Float[jax.Array, "B Z"]:
@@ -126,12 +123,12 @@ class Model:
 
     def _candidates(self, tokens: np.ndarray, n: int, seed: int, truncation: float, scored: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pictures, at most 16 at once, and the discriminator's scores of them (zeros unless `scored`)."""
-        marks = self.tokenizer.marks(tokens)
+        marks = self.tokenizer.caption_hashes(tokens)
         total = len(tokens) * n
         for start in range(0, total, CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), total - 1)  # the last chunk is filled up and cut
-            images = compiled(_draw, (0,))(self.gan, self.params, tokens[rows // n], _seeding(seed, truncation, marks[rows // n], rows % n))
-            score = compiled(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
+            images = jit_sample(_sample, (0,))(self.gan, self.params, tokens[rows // n], _seeding(seed, truncation, marks[rows // n], rows % n))
+            score = jit_sample(_score, (0,))(self.gan, self.params, images, tokens[rows // n]) if scored else np.zeros(CHUNK, np.float32)
             yield np.asarray(images)[: total - start], np.asarray(score)[: total - start]
 
     def score(self, images: np.ndarray, captions: Captions) -> Float[np.ndarray, " B"]:
@@ -143,7 +140,7 @@ class Model:
         scores = []
         for start in range(0, len(tokens), CHUNK):
             rows = np.minimum(np.arange(start, start + CHUNK), len(tokens) - 1)
-            scores.append(np.asarray(compiled(_score, (0,))(self.gan, self.params, images[rows], tokens[rows])))
+            scores.append(np.asarray(jit_sample(_score, (0,))(self.gan, self.params, images[rows], tokens[rows])))
         return np.concatenate(scores)[: len(tokens)]
 
     def interpolate(self, a: str, b: str, frames: int = 24, index: int = 0, seed: int = 0, truncation: float = 1.0) -> Pictures:
@@ -152,11 +149,11 @@ class Model:
         if frames < 2:
             raise UserError(f"frames = {frames}: ask for at least two")
         tokens = self._tokens([a, b])
-        marks = self.tokenizer.marks(tokens)
+        marks = self.tokenizer.caption_hashes(tokens)
         seeding = _seeding(seed, truncation, marks, [index, index + int(marks[0] == marks[1])])
         t = np.linspace(0, 1, frames, dtype=np.float32)
         pieces = (np.minimum(np.arange(start, start + CHUNK), frames - 1) for start in range(0, frames, CHUNK))
-        return np.concatenate([compiled(_blend, (0,))(self.gan, self.params, tokens, seeding, t[rows]) for rows in pieces])[:frames]
+        return np.concatenate([jit_sample(_blend, (0,))(self.gan, self.params, tokens, seeding, t[rows]) for rows in pieces])[:frames]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -176,7 +173,7 @@ class Model:
             raise UserError(f"{folder} is a run's directory: its checkpoints would be hidden; name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / "config.json", to_json(self.config))
+            write_atomic(folder / "config.json", to_json(self.config))
             self.tokenizer.save(folder / "tokenizer.model")
             write_weights(folder / WEIGHTS, self.params)
         except OSError as error:
@@ -200,7 +197,7 @@ class Model:
 def make_gan(config: Config, vocab: int) -> Gan:
     """The system that a configuration and a tokenizer's size describe."""
     text = dataclasses.replace(config.text, vocab=vocab)
-    return Gan(text, config.model, config.data.size, compute_dtype(config))
+    return Gan(text, config.model, config.data.size, compute_dtype(config.parallel.precision))
 
 
 def load(path: str | pathlib.Path = DEFAULT) -> Model:
@@ -215,7 +212,7 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
         return load(fetch(path))
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
     try:
-        name, at = parted(path)
+        name, at = split_checkpoint(path)
         folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
         saved = (folder / WEIGHTS).exists()
         missing = [name for name in ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints") if not (folder / name).exists()]
@@ -237,30 +234,16 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
         # to trace the networks for the shapes to expect takes half a second; what comes with the package fits (tests/test_shipped.py)
         expected = None if folder.parent == SHIPPED else jax.eval_shape(gan.init, jax.random.key(0))
         return Model(gan, read_weights(folder / WEIGHTS, expected), tokenizer, config)
-    state = load_state(folder, gan, config, at)
-    return Model(gan, {"generator": state.ema, "discriminator": state.params["discriminator"]}, tokenizer, config)
+    from dallegan.run.checkpoint import load_state  # and Orbax, a quarter of a second that a saved model does not need
+
+    shapes = jax.eval_shape(gan.init, jax.random.key(0))
+    state = load_state(folder, {"ema": shapes["generator"], "params": {"discriminator": shapes["discriminator"]}}, at)
+    return Model(gan, {"generator": state["ema"], "discriminator": state["params"]["discriminator"]}, tokenizer, config)
 
 
-def parted(path: str | pathlib.Path) -> tuple[str, str]:
+def split_checkpoint(path: str | pathlib.Path) -> tuple[str, str]:
     """("RUN", "best") of "RUN@best", which of its checkpoints; ("RUN", "") of "RUN"."""
     if re.search(r"@(best|\d+)$", str(path)) and not pathlib.Path(path).exists():
         name, _, at = str(path).rpartition("@")
         return name, at
     return str(path), ""
-
-
-def load_state(folder: str | pathlib.Path, gan: Gan, config: Config, at: str = "") -> GanState:
-    """The whole state of a run on one device: of its newest checkpoint that is intact, the "best", or that of a step. UserError where there is none."""
-    from dallegan.checkpoint import Checkpoints  # and Orbax, a quarter of a second that a saved model does not need
-
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.eval_shape(lambda: init_state(gan, optimizer(config), config))
-    with contextlib.closing(Checkpoints(folder, config.log.keep)) as checkpoints:
-        steps, step = checkpoints.steps(), checkpoints.chosen(at)
-        if not steps:
-            raise UserError(f"{folder} has no checkpoint yet: let train.py run until its first one")
-        if at and step not in steps:
-            raise UserError(f"{folder} has no checkpoint @{at}: there are {', '.join(map(str, steps))}")
-        state = checkpoints.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract), step)
-    assert state is not None
-    return state

@@ -1,100 +1,61 @@
-"""All that a run knows, in one pytree."""
+"""Everything that a run knows, in one pytree, and the random streams that follow from it."""
 
+import enum
 import hashlib
-import math
 from typing import Any
 
 import flax.struct
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dallegan.config import Config
 from dallegan.models.gan import Gan, Params
-from dallegan.rng import Stream, stream
 
 
 class GanState(flax.struct.PyTreeNode):
-    """State of training after `step` steps; the data order and every random number follow from (seed, step)."""
+    """State of training after `step` steps. Data order and all random numbers follow from (seed, step)."""
 
-    seed: jax.Array  # u32[]; here and not in the program, so that runs of other seeds need no compilation
+    seed: jax.Array  # u32[], an array so that runs with other seeds need no compilation
     step: jax.Array  # i32[], steps taken
     params: Params  # {"generator": ..., "discriminator": ...}, float32
     ema: Any  # moving average of params["generator"]
-    opt: Any  # the optimizer's
-    skipped: jax.Array  # i32[], steps whose update was not finite and was left out
+    opt: Any  # the optimizer's state
+    skipped: jax.Array  # i32[], steps that were left out because a loss or gradient was not finite
     skipped_in_a_row: jax.Array  # i32[]
 
 
-def init_state(gan: Gan, optimizer: optax.GradientTransformation, config: Config) -> GanState:
-    """The state of a run that has not begun."""
-    seed = jnp.asarray(config.seed, jnp.uint32)
-    params = gan.init(stream(seed, 0, Stream.INIT))
+class Stream(enum.IntEnum):
+    """What a random key is for. The numbers are part of a run's identity: append, never renumber."""
+
+    INIT = 0
+    NOISE = 1
+    # 2 is sampling's (dallegan.sampling)
+    AUGMENT = 3
+    NOISE_AGAIN = 4
+
+
+def stream(seed: int | jax.Array, step: int | jax.Array, name: Stream) -> jax.Array:
+    """Returns the key of a stream at `step`, the same on any process and number of devices."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step), int(name))
+
+
+def init_state(gan: Gan, optimizer: optax.GradientTransformation, seed: int) -> GanState:
+    """Returns the state of a run that has not begun; `seed` is in [0, 2^32)."""
+    seed_ = jnp.asarray(seed, jnp.uint32)
+    params = gan.init(stream(seed_, 0, Stream.INIT))
     zero = jnp.zeros((), jnp.int32)
     return GanState(
-        seed=seed,
+        seed=seed_,
         step=zero,
         params=params,
         ema=jax.tree.map(jnp.copy, params["generator"]),
         opt=optimizer.init(params),
-        skipped=jnp.copy(zero),
+        skipped=jnp.copy(zero),  # copies, since a step donates its state and may donate each array once
         skipped_in_a_row=jnp.copy(zero),
     )
 
 
-def start_from(state: GanState, params: Params) -> GanState:
-    """A fresh state with a trained model's parameters, its generator's for the moving average too.
-
-    The network may have more residual blocks than the model, a wider refinement, attention or stages of detail. Layers that the model lacks keep their
-    initial values, which make them the identity (attention up to its LayerScale), and the model's own layers have zero weights on the new channels; so the
-    network computes what the model did (Net2Net, arXiv 1511.05641). New words are rows behind the model's. There are two exceptions: a GRU that begins to
-    read through a LayerNorm computes something else, and learns its words anew in part; and other shrinkage makes another picture of what is painted.
-    """
-    # on the host, since what is whole on one device cannot meet what lies on several
-    trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}
-    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(state.params)
-
-    def take(path: tuple[str, ...], new: jax.Array) -> jax.Array:
-        old = trained.get(path)
-        if old is None or old.shape == new.shape:
-            return jnp.array(new if old is None else old)  # a copy: a step donates its state, each array once
-        grown = new.at[tuple(map(slice, old.shape))].set(old)
-        if old.ndim < 2 or path[-1] == "embedding":  # new words are new rows, which nothing else reads
-            return grown
-        return grown.at[..., old.shape[-2] :, : old.shape[-1]].set(0)
-
-    params = flax.traverse_util.unflatten_dict({path: take(path, new) for path, new in flat.items()})
-    return state.replace(params=params, ema=jax.tree.map(jnp.copy, params["generator"]))
-
-
-def enlarge(params: Params, times: int) -> Params:
-    """Parameters of the residual recipe for pictures and patches `times` as large on each side. The generator repeats each pixel in a square of
-    times × times, and the discriminator takes the mean of such squares, so that both compute what they did; growing as in arXiv 1710.10196, without a
-    phase of fading in."""
-    if times == 1:
-        return params
-    flat: dict[tuple[str, ...], Any] = flax.traverse_util.flatten_dict(params)
-    painted = flat["generator", "decoder", "head", "conv", "bias"].size  # p·p·3 numbers of a patch
-
-    def spread(x: jax.Array, axis: int) -> jax.Array:
-        """[..., p·p·3, ...] -> [..., (times·p)·(times·p)·3, ...]: what a patch has of each pixel, for all pixels in its place."""
-        side, x = math.isqrt(x.shape[axis] // 3), jnp.moveaxis(x, axis, -1)
-        whole = x.reshape(*x.shape[:-1], side, side, 3).repeat(times, -3).repeat(times, -2)
-        return jnp.moveaxis(whole.reshape(*x.shape[:-1], -1), -1, axis)
-
-    for path, x in flat.items():
-        match path:
-            case ("generator", "decoder", *_, "head", "conv", _):
-                flat[path] = spread(x, -1)
-            case ("generator", "decoder", "refine", "down", "kernel"):  # reads features, then patches
-                flat[path] = jnp.concatenate([x[..., :-painted, :], spread(x[..., -painted:, :], -2) / times**2], -2)
-            case (*_, "stem", "conv", "kernel"):
-                flat[path] = spread(x, -2) / times**2
-    return flax.traverse_util.unflatten_dict(flat)
-
-
 def digest(state: GanState) -> str:
-    """sha256 of all arrays of a state that this process can see whole: equal where two runs are, to the last bit."""
+    """Returns the sha256 of all arrays of a state: equal for two runs that are equal to the last bit."""
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state))).hexdigest()

@@ -1,163 +1,255 @@
-"""The train step: both players updated from one pass, and one moving average; a pure function, written once.
+"""The train step: both players move at once, from one pass; a pure function.
 
-The players move at the same time (simultaneous gradient descent, arXiv 1801.04406), not in turns: pictures are drawn once
-and the discriminator's forward pass serves both, which saves a fifth of the step.
+The objectives are those of docs/method.md, one function per player. Both players move at the same time
+(simultaneous gradient descent, arXiv 1801.04406): images are generated once and the discriminator's forward pass
+serves both players, which saves a fifth of the step.
 
-Losses and their gradients are computed from a device's own rows of the global batch, then averaged over the devices, once each. `axis` names the
-devices, for that and for what needs to know of other rows: noise, which is drawn for the global batch, and the contrastive and diversity terms, which
-compare pictures. The update that follows is the same on any number of devices.
+Gradients are computed from a device's own rows of the global batch and averaged over the devices
+(`parallel.py`). `Shard` says which rows those are. The update that follows is the same on any number of devices.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax.microbatching import AccumulationType, microbatch
 
 from dallegan import losses
-from dallegan.augment import Draws, augment, draw
-from dallegan.config import Config
-from dallegan.models.discriminator import Seen
-from dallegan.models.encoder import Text
+from dallegan.augment import AugmentParams, augment, sample_params
+from dallegan.config import AugmentConfig, Config, LossConfig
+from dallegan.losses import Adversarial
+from dallegan.models.discriminator import ImageFeatures
+from dallegan.models.encoder import TextFeatures
 from dallegan.models.gan import Gan, Params
 from dallegan.models.layers import to_float
-from dallegan.optim import cosine, ema_decay, ema_update
-from dallegan.rng import Stream, stream
-from dallegan.state import GanState
+from dallegan.optim import cosine, ema_decay
+from dallegan.state import GanState, Stream, stream
 
 Batch = dict[str, jax.Array]  # image uint8[B, H, W, 3], tokens i32[B, T], negative i32[B, T]
 Metrics = dict[str, jax.Array]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
-Axis = str | tuple[str, ...] | None
-Gradients = Callable[[Params, Batch, jax.Array, jax.Array], tuple[Params, Metrics]]  # parameters, batch, seed, step
-TWICE = 4  # of so many captions one is drawn twice, where the diversity term is on
+Gradients = Callable[[Params, Batch, jax.Array, jax.Array], tuple[Params, Metrics]]  # of (params, batch, seed, step)
+DIVERSITY_STRIDE = 4  # every 4th caption gets a second image, for the diversity loss
+
+stop_gradient = jax.lax.stop_gradient
 
 
-def penalty_stride(config: Config) -> int:
-    """Every how many pictures the gradient penalties are computed."""
-    return round(1 / config.loss.penalty_share)
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The rows of the global batch that a device has: those of its place on `axis`, or all rows if `axis` is None."""
+
+    axis: str | tuple[str, ...] | None = None
+
+    @property
+    def index(self) -> jax.Array | int:
+        """The device's place on the axis."""
+        return 0 if self.axis is None else jax.lax.axis_index(self.axis)
+
+    def take(self, batch: Any, rows: int) -> Any:
+        """Returns the device's `rows` of every array of the global batch."""
+        if self.axis is None:
+            return batch
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, self.index * rows, rows), batch)
+
+    def gather(self, rows: Any) -> Any:
+        """Returns the rows of all devices."""
+        if self.axis is None:
+            return rows
+        # in float32, since the gradients of the copies are summed on the way back
+        wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return jax.tree.map(lambda x: jax.lax.all_gather(wide(x), self.axis, tiled=True).astype(x.dtype), rows)
 
 
-def rows_fit(config: Config, devices: int) -> bool:
-    """Whether each device has equally many rows in each part of the batch, of which those that are penalized and those that are drawn twice can be taken."""
-    parts, stride = config.parallel.accumulate, penalty_stride(config) if max(config.loss.gamma) else 1
-    rows = config.batch // (devices * parts)
-    even = rows > 0 and config.batch == rows * devices * parts and not (config.loss.diversity and rows % TWICE)
-    return even and rows * devices % stride == 0 and (rows % stride == 0 or stride % rows == 0)
+class Game(NamedTuple):
+    """What both objectives need to know of a run."""
+
+    gan: Gan
+    loss: LossConfig
+    augment: AugmentConfig
+    adversarial: Adversarial
+    shard: Shard
+
+    @property
+    def reach(self) -> int:
+        """Pixels that augmentation shifts an image by at most."""
+        return int(self.gan.size * self.augment.shift)
+
+
+class Pairs(NamedTuple):
+    """A device's images and captions; `own` and `other` are encoded by the discriminator's encoder."""
+
+    real: jax.Array  # f32[B, H, W, 3], augmented
+    fake: jax.Array  # f32[B, H, W, 3], generated from the same captions, augmented alike
+    own: TextFeatures  # the captions of the images
+    other: TextFeatures  # false captions of the real images
+    valid: jax.Array  # bool[B]: the false caption differs from the true one
+    same: jax.Array  # bool[G, 2 G] over the global batch: caption j (true, then false ones) equals caption i
+
+
+def penalty_stride(loss: LossConfig) -> int:
+    """Returns k, if every k-th image of the batch has its gradient penalized (lazy regularization)."""
+    return round(1 / loss.penalty_share)
+
+
+def contrastive(game: Game, params: Params, seen: ImageFeatures, pairs: Pairs) -> jax.Array:
+    """Contrastive loss over the global batch, of images against true and false captions."""
+    whole, *sentences = game.shard.gather((seen.whole, pairs.own.sentence, pairs.other.sentence))
+    return losses.contrastive_loss(game.gan.match(params, whole, jnp.concatenate(sentences)), pairs.same)
+
+
+def penalties(game: Game, params: Params, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """R1 and R2: mean squared gradient norms at every `penalty_stride`-th real and generated image."""
+    stride, b = penalty_stride(game.loss), len(pairs.real)
+    every = min(stride, b)
+    text = jax.tree.map(lambda x: jnp.concatenate([x[::every]] * 2), pairs.own)
+    image = jnp.concatenate([pairs.real[::every], pairs.fake[::every]])  # one gradient for both kinds
+    score = lambda x: game.gan.score(params, game.gan.image_features(params, x), text)
+    norms = losses.gradient_penalty(score, image)
+    if every < stride and game.shard.axis:
+        # fewer rows on a device than the stride: only the devices at its multiples have an image that counts
+        norms *= (game.shard.index * b % stride == 0) * (stride / b)
+    return jnp.mean(norms[: b // every]), jnp.mean(norms[b // every :])
+
+
+def discriminator_objective(
+    game: Game, params: Params, pairs: Pairs, gamma: jax.Array
+) -> tuple[jax.Array, jax.Array, Metrics]:
+    """The discriminator's loss: adversarial, matching, contrastive, and R1 and R2 (arXiv 2501.05441, eq. 3).
+
+    Returns the loss, the scores f32[B] of real images with their own captions, and metrics.
+    """
+    gan, loss = game.gan, game.loss
+    seen_real, seen_fake = (gan.image_features(params, x) for x in (pairs.real, stop_gradient(pairs.fake)))
+    real_own, real_other = (gan.score(params, seen_real, text) for text in (pairs.own, pairs.other))
+    fake_own = gan.score(params, seen_fake, pairs.own)
+    total = game.adversarial.discriminator(real_own, fake_own)
+    if loss.matching:
+        total += loss.matching * losses.matching_loss(real_own, real_other, pairs.valid)
+    if loss.contrast[0]:
+        total += loss.contrast[0] * contrastive(game, params, seen_real, pairs)
+    r1 = r2 = jnp.zeros(())
+    if max(loss.gamma):
+        r1, r2 = penalties(game, params, pairs._replace(fake=stop_gradient(pairs.fake)))
+        total += 0.5 * gamma * (r1 + r2)
+    metrics = {"match_gap": jnp.mean((real_own - real_other) * pairs.valid)}
+    metrics |= {"score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own), "r1": r1, "r2": r2}
+    return total, real_own, metrics
+
+
+def generator_objective(game: Game, params: Params, pairs: Pairs, real_own: jax.Array) -> jax.Array:
+    """The loss of encoder, generator and decoder through the frozen discriminator: adversarial and contrastive.
+
+    real_own: f32[B], the discriminator's scores of the real images. XLA merges this forward pass of the
+    discriminator with the one of `discriminator_objective`, whose values are the same.
+    """
+    gan, loss = game.gan, game.loss
+    frozen, own, other, real_own = stop_gradient((params, pairs.own, pairs.other, real_own))
+    seen_fake = gan.image_features(frozen, pairs.fake)
+    total = game.adversarial.generator(real_own, gan.score(frozen, seen_fake, own))
+    if loss.contrast[1]:
+        total += loss.contrast[1] * contrastive(game, frozen, seen_fake, pairs._replace(own=own, other=other))
+    return total
+
+
+def objectives(
+    game: Game, params: Params, batch: Batch, noise: Any, augmentation: AugmentParams, gamma: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """Returns the sum of both players' losses, and metrics.
+
+    The gradient of the sum is each player's own: a player's loss sees the other's parameters behind a
+    stop_gradient. noise: f32[B, Z], and f32[B / DIVERSITY_STRIDE, Z] for the second images.
+    """
+    gan, loss, shard = game.gan, game.loss, game.shard
+    tokens, negative, b = batch["tokens"], batch["negative"], len(batch["tokens"])
+    again = tokens[::DIVERSITY_STRIDE] if loss.diversity else tokens[:0]
+    image = to_float(batch["image"])
+    generated = gan.synthesize(params, jnp.concatenate([tokens, again]), jnp.concatenate(noise))
+    real, fake = (augment(x, augmentation, game.augment, game.reach) for x in (image, generated[:b]))
+    text = gan.encode_caption(params, jnp.concatenate([tokens, negative]))
+    own, other = (jax.tree.map(lambda x, rows=rows: x[rows], text) for rows in (slice(b), slice(b, None)))
+    all_tokens, all_negatives = shard.gather((tokens, negative))
+    same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
+    pairs = Pairs(real, fake, own, other, jnp.any(tokens != negative, 1), same)
+
+    loss_d, real_own, metrics = discriminator_objective(game, params, pairs, gamma)
+    loss_g = generator_objective(game, params, pairs, real_own)
+    if loss.diversity:
+        layouts = [losses.layout(x) for x in (generated[:b:DIVERSITY_STRIDE], generated[b:], image)]
+        loss_g += loss.diversity * losses.diversity_loss(*layouts[:2], shard.gather(layouts[2]))
+    return loss_d + loss_g, metrics | {"d_loss": loss_d, "g_loss": loss_g}
+
+
+def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversarial) -> Gradients:
+    """Returns the function that computes both players' gradients from a device's rows of the batch.
+
+    Noise and augmentation are drawn for the global batch, so that they do not depend on the number of devices.
+    With `parallel.accumulate`, micro-batches run one at a time, so that only one micro-batch of activations is
+    held; micro-batch i has every k-th row from row i on, the same rows on any number of devices.
+    """
+    game = Game(gan, config.loss, config.augment, adversarial, shard)
+    grad, parts = jax.grad(functools.partial(objectives, game), has_aux=True), config.parallel.accumulate
+
+    def gradients(params: Params, batch: Batch, seed: jax.Array, step: jax.Array) -> tuple[Params, Metrics]:
+        rows = len(batch["image"])
+
+        def normal(name: Stream, stride: int = 1) -> jax.Array:
+            shape = (config.batch // stride, gan.model.noise)
+            return shard.take(jax.random.normal(stream(seed, step, name), shape, jnp.float32), rows // stride)
+
+        noise = (normal(Stream.NOISE),)
+        if config.loss.diversity:
+            noise = (*noise, normal(Stream.NOISE_AGAIN, DIVERSITY_STRIDE))
+        augmentation = sample_params(stream(seed, step, Stream.AUGMENT), config.batch, game.reach)
+        gamma = cosine(*config.loss.gamma, step / config.steps)
+        inputs = batch, noise, shard.take(augmentation, rows)
+        if parts == 1:
+            return grad(params, *inputs, gamma)
+        each = microbatch(grad, argnums=(1, 2, 3), microbatch_size=rows // parts, accumulator=AccumulationType.MEAN)
+        return each(params, *inputs, gamma)
+
+    return gradients
 
 
 def make_train_step(
-    gan: Gan, optimizer: optax.GradientTransformation, config: Config, axis: Axis = None, spread: Callable[[Gradients], Gradients] | None = None
+    gan: Gan,
+    optimizer: optax.GradientTransformation,
+    config: Config,
+    average: Callable[[Gradients], Gradients] = lambda gradients: gradients,
+    shard: Shard = Shard(),
+    adversarial: Adversarial | None = None,
 ) -> Step:
-    """The step of a run: of the global batch, or under `pmap` or `shard_map` of a device's rows, where `axis` names the devices. Where the step itself
-    sees the global batch on several devices, `spread` turns gradients of a device's rows into those of the batch (parallel.spread_over)."""
-    loss, stride, parts = config.loss, penalty_stride(config), config.parallel.accumulate
-    regularized = max(loss.gamma) > 0
-    reach = int(config.data.size * loss.shift)
+    """Returns the train step of a run, (state, batch) -> (state, metrics).
 
-    def mine(every: Any, rows: int) -> Any:
-        """This device's rows of what was drawn for the global batch."""
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * rows, rows), every) if axis else every
-
-    def everywhere(tree: Any) -> Any:
-        """The rows of all devices."""
-        if axis is None:
-            return tree
-        # in float32: the gradients of the copies are summed on the way back
-        wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        return jax.tree.map(lambda x: jax.lax.all_gather(wide(x), axis, tiled=True).astype(x.dtype), tree)
-
-    def both_losses(params: Params, batch: Batch, z: tuple[jax.Array, ...], draws: Draws, gamma: jax.Array) -> tuple[jax.Array, Metrics]:
-        """The two losses' sum, whose gradient is each player's own: the other's parameters are behind a stop_gradient."""
-        still = jax.lax.stop_gradient
-        tokens, negative, b = batch["tokens"], batch["negative"], batch["tokens"].shape[0]
-        twice = tokens[::TWICE] if loss.diversity else tokens[:0]
-        image, drawn = to_float(batch["image"]), gan.draw(params, jnp.concatenate([tokens, twice]), jnp.concatenate(z))
-        real, fake = (augment(x, draws, loss, reach) for x in (image, drawn[:b]))
-        all_tokens, all_negatives = everywhere((tokens, negative))
-        same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
-
-        def contrast(params: Params, seen: Seen, own: Text, others: Text) -> jax.Array:
-            whole, *sentences = everywhere((seen.whole, own.sentence, others.sentence))
-            return losses.contrastive_loss(gan.match(params, whole, jnp.concatenate(sentences)), same)
-
-        # discriminator
-        text = gan.read(params, jnp.concatenate([tokens, negative]))
-        own, other = (jax.tree.map(lambda x, s=s: x[s], text) for s in (slice(0, b), slice(b, None)))
-        seen_real, seen_fake = gan.see(params, real), gan.see(params, still(fake))
-        real_own, real_other, fake_own = gan.score(params, seen_real, own), gan.score(params, seen_real, other), gan.score(params, seen_fake, own)
-        valid = jnp.any(tokens != negative, 1)
-        loss_d = losses.discriminator_loss(loss.adversarial, real_own, fake_own)
-        if loss.matching:
-            loss_d += loss.matching * losses.matching_loss(real_own, real_other, valid)
-        if loss.contrast[0]:
-            loss_d += loss.contrast[0] * contrast(params, seen_real, own, other)
-        r1 = r2 = jnp.zeros(())
-        if regularized:
-            every = min(stride, b)
-            texts = jax.tree.map(lambda x: x[::every], own)
-            # one gradient over real and generated pictures together
-            images = real[::every]
-            if loss.r2:
-                images, texts = jnp.concatenate([images, still(fake)[::every]]), jax.tree.map(lambda x: jnp.concatenate([x, x]), texts)
-            norms = losses.gradient_penalty(lambda x: gan.score(params, gan.see(params, x), texts), images)
-            if every < stride and axis:  # a device with fewer rows than a share has: one in so many has a picture that counts
-                norms *= (jax.lax.axis_index(axis) * b % stride == 0) * (stride / b)
-            r1 = jnp.mean(norms[: b // every])
-            r2 = jnp.mean(norms[b // every :]) if loss.r2 else r2
-            loss_d += 0.5 * gamma * (r1 + r2)  # arXiv 2501.05441, eq. 3
-
-        # encoder, generator and decoder; XLA merges this forward pass of the discriminator with the one above
-        judge, own, other = still((params, own, other))
-        seen_fake = gan.see(judge, fake)
-        loss_g = losses.generator_loss(loss.adversarial, still(real_own), gan.score(judge, seen_fake, own))
-        if loss.contrast[1]:
-            loss_g += loss.contrast[1] * contrast(judge, seen_fake, own, other)
-        if loss.diversity:
-            once, again, truth = (losses.layout(x) for x in (drawn[:b:TWICE], drawn[b:], image))
-            loss_g += loss.diversity * losses.diversity_loss(once, again, everywhere(truth), loss.apart)
-
-        metrics = {"match_gap": jnp.mean((real_own - real_other) * valid), "score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own)}
-        return loss_d + loss_g, metrics | {"d_loss": loss_d, "g_loss": loss_g, "r1": r1, "r2": r2}
-
-    def gradients(params: Params, batch: Batch, seed: jax.Array, step: jax.Array) -> tuple[Params, Metrics]:
-        """Of the losses of a device's rows: means over the parts of a batch, one after the other: their activations need the memory of one."""
-        rows = batch["image"].shape[0]
-        gamma = cosine(*loss.gamma, step / config.steps)
-        noise = lambda name, share=1: mine(jax.random.normal(stream(seed, step, name), (config.batch // share, gan.model.noise), jnp.float32), rows // share)
-        z = (noise(Stream.NOISE), noise(Stream.NOISE_AGAIN, TWICE)) if loss.diversity else (noise(Stream.NOISE),)
-        inputs = batch, z, mine(draw(stream(seed, step, Stream.AUGMENT), config.batch, reach), rows)
-        grad = jax.grad(both_losses, has_aux=True)
-        if parts == 1:
-            return grad(params, *inputs, gamma)
-        # a part is every so manieth row, so that it is the same rows on any number of devices
-        split = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), inputs)
-        add = lambda total, part: jax.tree.map(jnp.add, total, grad(params, *part, gamma))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, *jax.tree.map(lambda x: x[0], split), gamma))
-        total, _ = jax.lax.scan(lambda total, part: (add(total, part), None), zeros, split)
-        return jax.tree.map(lambda x: x / parts, total)
+    Args:
+        average: turns gradients of a device's rows into gradients of the global batch; `parallel.py` has one
+            for a mesh and one for pmap. The default is right for a single device.
+        shard: the rows that a device has.
+        adversarial: the form of the game; default: the one that `config.loss.adversarial` names.
+    """
+    adversarial = losses.adversarial(config.loss.adversarial) if adversarial is None else adversarial
+    gradients = average(make_gradients(gan, config, shard, adversarial))
 
     def train_step(state: GanState, batch: Batch) -> tuple[GanState, Metrics]:
-        here = state.params, batch, state.seed, state.step
-        if spread:
-            grads, metrics = spread(gradients)(*here)
-        else:
-            grads, metrics = jax.lax.pmean(gradients(*here), axis) if axis else gradients(*here)
+        grads, metrics = gradients(state.params, batch, state.seed, state.step)
         updates, opt = optimizer.update(grads, state.opt, state.params)
         params = cast(Params, optax.apply_updates(state.params, updates))
-        ema = ema_update(state.ema, params["generator"], ema_decay(config, state.step))
+        decay = ema_decay(config.optim, state.step, config.steps, config.batch)
+        ema = optax.incremental_update(params["generator"], state.ema, 1 - decay)
 
         norm_d, norm_g = optax.global_norm(grads["discriminator"]), optax.global_norm(grads["generator"])
         finite = jnp.isfinite(metrics["d_loss"] + metrics["g_loss"] + norm_d + norm_g)
-        new = state.replace(params=params, ema=ema, opt=opt)
-        state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        moved = state.replace(params=params, ema=ema, opt=opt)
+        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
         state = state.replace(
             step=state.step + 1,
             skipped=state.skipped + ~finite,
             skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
         )
-        metrics |= {"grad_norm_g": norm_g, "grad_norm_d": norm_d, "step": state.step, "skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-        return state, metrics
+        metrics |= {"grad_norm_g": norm_g, "grad_norm_d": norm_d, "step": state.step}
+        return state, metrics | {"skipped": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
 
     return train_step

@@ -16,7 +16,7 @@ import sentencepiece as spm
 
 from dallegan.config import SENTENCE, TextConfig
 from dallegan.errors import UserError
-from dallegan.files import write_whole
+from dallegan.io.files import write_atomic
 
 PAD, UNKNOWN, END = 0, 1, 2
 SPLIT = "\x01"  # pieces learned never cross it
@@ -88,7 +88,7 @@ class Tokenizer:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes `tokenizer.model`."""
-        write_whole(path, self.proto)
+        write_atomic(path, self.proto)
 
     def extended(self, other: "Tokenizer", vocab: int) -> "Tokenizer":
         """With the pieces of another that it lacks behind its own, the likeliest first, up to `vocab` in all, and the other's length: known words keep their
@@ -122,7 +122,7 @@ class Tokenizer:
         out[: len(ids)] = ids
         return out
 
-    def marks(self, tokens: np.ndarray) -> np.ndarray:
+    def caption_hashes(self, tokens: np.ndarray) -> np.ndarray:
         """u32[B]: what tells captions i32[B, T] from others."""
         return np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
 
@@ -168,7 +168,7 @@ class SentenceVectors(Tokenizer):
         mark, vector = np.array([zlib.crc32(text.encode())], np.uint32), np.asarray(self._encoder.encode(text), np.float32)
         return np.concatenate([mark.view(np.int32), vector.view(np.int32)])
 
-    def marks(self, tokens: np.ndarray) -> np.ndarray:
+    def caption_hashes(self, tokens: np.ndarray) -> np.ndarray:
         """Of the text, not of the vector: its last bits are the processor's."""
         return tokens[:, 0].view(np.uint32)
 

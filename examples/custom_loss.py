@@ -4,7 +4,6 @@
 # The train step looks its losses up in `dallegan.losses`; a function there may be replaced before the step is made.
 
 # %%
-import functools
 import os
 
 import jax
@@ -13,11 +12,9 @@ import jax.numpy as jnp
 from dallegan import losses
 from dallegan.config import load_preset
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
-from dallegan.optim import optimizer
-from dallegan.parallel import Runner
+from dallegan.optim import make_optimizer
+from dallegan.parallel import make_runner
 from dallegan.sampling import make_gan
-from dallegan.state import init_state
-from dallegan.steps import make_train_step
 
 STEPS = int(os.environ.get("STEPS", "200"))
 
@@ -38,8 +35,8 @@ losses.discriminator_loss, losses.generator_loss = discriminator_loss, generator
 config = load_preset("quickstart")
 source = make_source(config)
 tokenizer = make_tokenizer(source, config)
-gan, adam = make_gan(config, tokenizer.size), optimizer(config)
-runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config))  # all devices
+gan, adam = make_gan(config, tokenizer.size), make_optimizer(gan, config.optim, config.steps)
+runner = make_runner(gan, adam, config)  # all devices
 state, batches = runner.init(), make_batches(make_dataset(source, tokenizer, config), config, 0)
 for i in range(STEPS):
     state, metrics = runner.step(state, runner.put(next(batches)))

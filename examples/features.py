@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import dallegan
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.scenes import Storybook
 
 model = dallegan.load()
 gan, params = model.gan, model.params
@@ -20,8 +20,8 @@ tokens = model.tokenizer.encode([e.caption for e in examples])
 @jax.jit
 def table(images, tokens):
     """f32[B, K]: how well each picture fits each caption, and the features f32[B, F] that say so."""
-    seen = gan.see(params, images)
-    return gan.match(params, seen.whole, gan.read(params, tokens).sentence), seen.whole
+    seen = gan.image_features(params, images)
+    return gan.match(params, seen.whole, gan.encode_caption(params, tokens).sentence), seen.whole
 
 
 match, features = table(images, tokens)

@@ -29,4 +29,4 @@ def at(t: jax.Array) -> jax.Array:
 
 pictures = jax.jit(jax.vmap(at))(jnp.linspace(0, 1, 8))
 print(pictures.shape, "largest change from frame to frame:", float(jnp.abs(jnp.diff(pictures, axis=0)).mean((1, 2, 3)).max()))
-np.testing.assert_allclose(pictures[0], gan.draw(params, model.tokenizer.encode(["a small red car in the desert"]), noise[:1])[0], atol=1e-3)
+np.testing.assert_allclose(pictures[0], gan.synthesize(params, model.tokenizer.encode(["a small red car in the desert"]), noise[:1])[0], atol=1e-3)

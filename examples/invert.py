@@ -22,7 +22,7 @@ wanted = model.sample(CAPTION, seed=7).astype("float32") / 127.5 - 1  # f32[1, H
 # %%
 def loss(noise: jax.Array) -> jax.Array:
     """How far from the picture, and from where noise lies."""
-    return jnp.mean((gan.draw(params, tokens, noise) - wanted) ** 2) + 1e-3 * jnp.mean(noise**2)
+    return jnp.mean((gan.synthesize(params, tokens, noise) - wanted) ** 2) + 1e-3 * jnp.mean(noise**2)
 
 
 adam = optax.adam(0.01)

@@ -30,7 +30,7 @@ state = {player: adam.init(params[player]) for player in params}
 def losses(params, fixed, batch, noise):
     """The sum of both players' losses: `fixed` is `params` without gradients, so that each player sees its own."""
     tokens, real = batch["tokens"], to_float(batch["image"])
-    fake = gan.draw(params, tokens, noise)
+    fake = gan.synthesize(params, tokens, noise)
     score = lambda params, image: gan.discriminate(params, image, tokens)
     d = discriminator_loss("rpgan", score(params, real), score(params, jax.lax.stop_gradient(fake)))
     d += 0.5 * jnp.mean(gradient_penalty(lambda x: score(params, x), real))

@@ -8,13 +8,15 @@ import pytest
 from jaxtyping import install_import_hook
 
 # every call of these is checked against its annotations, in all tests
-install_import_hook([f"dallegan.{name}" for name in ("losses", "metrics", "augment", "sampling", "models.gan")], "beartype.beartype")
+install_import_hook([f"dallegan.{name}" for name in ("losses", "evaluation.metrics", "augment", "sampling", "models.gan")], "beartype.beartype")
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
-from dallegan.data.storybook import Storybook
-from dallegan.sampling import Model, load, load_state, make_gan
-from dallegan.state import digest
+from dallegan.data.storybook.scenes import Storybook
+from dallegan.optim import make_optimizer
+from dallegan.run.checkpoint import load_state
+from dallegan.sampling import Model, load, make_gan
+from dallegan.state import digest, init_state
 from dallegan.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -49,9 +51,9 @@ TINY = Config(
     workdir="unset",
     steps=6,
     batch=8,
-    data=DataConfig(size=16, prefetch=1, threads=1),
-    text=TextConfig(encoder="rnn", vocab=600, length=14, width=16, layers=1, heads=2),
-    model=ModelConfig(noise=8, style=16, width=16, base=4, patch=2, attention=(4,), critic_widths=(16, 16), critic_blocks=(0, 1)),
+    data=DataConfig(size=16, threads=1),
+    text=TextConfig(encoder="rnn", vocab=600, length=14, width=16, layers=1),
+    model=ModelConfig(noise=8, style=16, width=16, patch=2, attention=(4,), critic_widths=(16, 16), critic_blocks=(0, 1)),
     loss=LossConfig(penalty_share=0.5),
     optim=OptimConfig(lr=(2e-3, 2e-3), lr_d=(2e-3, 2e-3), muon=1.0, fan=32),
     log=LogConfig(metrics=16, samples=24, checkpoint=16),
@@ -60,8 +62,8 @@ TINY = Config(
 
 # much the same as flags, at 32 pixels, which the judge can read
 TINY_FLAGS = """
-    --steps 2 --batch 8 --data.size 32 --data.threads 1 --text.encoder rnn --text.vocab 600 --text.length 20 --text.width 16 --text.layers 1 --text.heads 2
-    --model.noise 8 --model.style 16 --model.width 16 --model.base 4 --model.blocks 1 --model.patch 4 --model.attention 4 --model.critic-patch 4
+    --steps 2 --batch 8 --data.size 32 --data.threads 1 --text.encoder rnn --text.vocab 600 --text.length 20 --text.width 16 --text.layers 1
+    --model.noise 8 --model.style 16 --model.width 16 --model.blocks 1 --model.patch 4 --model.attention 4 --model.critic-patch 4
     --model.critic-widths 16 16 --model.critic-blocks 0 1 --log.metrics 8 --log.samples 8 --log.evaluate 8 --log.checkpoint 8
 """.split()  # noqa: SIM905
 
@@ -89,7 +91,8 @@ class Jitted:
 def final(workdir):
     """(step, sha256) of the whole state in a run's newest checkpoint."""
     model = load(workdir)
-    state = load_state(workdir, model.gan, model.config)
+    optimizer = make_optimizer(model.gan, model.config.optim, model.config.steps)
+    state = load_state(workdir, jax.eval_shape(lambda: init_state(model.gan, optimizer, model.config.seed)))
     return int(state.step), digest(state)
 
 

@@ -1,20 +1,21 @@
 """Run by test_parallel.py on eight simulated devices, with the names of some of WAYS: the same runs of three steps in each way; prints as JSON how far each
 is from one device's, and what its devices exchange."""
 
-import functools
 import json
 import sys
 
+import flax.traverse_util
 import jax
 import numpy as np
 from conftest import ROOT, tiny
 
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
-from dallegan.optim import is_hidden, optimizer
-from dallegan.parallel import Runner
-from dallegan.state import init_state, start_from
-from dallegan.steps import make_train_step
+from dallegan import optim
+from dallegan.optim import make_optimizer
+from dallegan.parallel import make_runner
+from dallegan.state import init_state
+from dallegan.warmstart import start_from
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import hlo
@@ -26,8 +27,9 @@ RUNS = 5
 
 
 def run(config, devices):
-    gan, adam = Gan(config.text, config.model, config.data.size), optimizer(config)
-    runner = Runner(config, lambda: init_state(gan, adam, config), functools.partial(make_train_step, gan, adam, config), devices)
+    gan = Gan(config.text, config.model, config.data.size)
+    adam = make_optimizer(gan, config.optim, config.steps)
+    runner = make_runner(gan, adam, config, devices)
     source = make_source(config)
     batches = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
     leaves = lambda state: [np.array(x) for x in jax.tree.leaves(runner.view(state).params)]
@@ -48,9 +50,10 @@ def run(config, devices):
     # what the contrastive term compares (features of real and drawn pictures, own and false captions of both readers, their tokens), and the diversity term
     rows = 4 * config.batch * (2 * WHOLE + 4 * config.text.width + 2 * config.text.length + LAYOUT)
     # what Muon needs of the kernels that lie on several devices: they, and their Gram matrices
-    hidden = [x for path, x in jax.tree_util.tree_leaves_with_path(state.params) if is_hidden(path) and not x.sharding.is_fully_replicated]
+    flat = flax.traverse_util.flatten_dict(state.params)
+    hidden = [x for path, x in flat.items() if path in gan.hidden and not x.sharding.is_fully_replicated]
     about = {"hidden": sum(x.size for x in hidden), "grams": sum(min(x.size // x.shape[-1], x.shape[-1]) ** 2 for x in hidden)}
-    found = about | {"sharded": len(sharded), "collectives": hlo.collectives(runner.text()), "expected": hlo.expected(runner), "rows": rows}
+    found = about | {"sharded": len(sharded), "collectives": hlo.collectives(runner.executable.as_text()), "expected": hlo.expected(runner), "rows": rows}
     return params, np.array(losses).reshape(RUNS, -1), found
 
 
@@ -66,8 +69,8 @@ SETTINGS = {
     "text__length": 6,
     "optim__lr": (1e-2, 1e-2),
     "optim__lr_d": (1e-2, 1e-2),
-    "optim__eps": 1e-2,
 }
+optim.EPSILON = 1e-2
 BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),
@@ -82,7 +85,7 @@ WAYS = {
 
 assert jax.device_count() == 8
 gan = Gan(BASE.text, BASE.model, BASE.data.size)
-FRESH = jax.tree.map(np.asarray, jax.jit(lambda: init_state(gan, optimizer(BASE), BASE))())  # on the host, since a step donates its state
+FRESH = jax.tree.map(np.asarray, jax.jit(lambda: init_state(gan, make_optimizer(gan, BASE.optim, BASE.steps), BASE.seed))())  # on the host, since a step donates its state
 STARTS = [jax.jit(gan.init)(jax.random.key(n)) for n in range(RUNS)]
 found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items() if name in sys.argv}
 report = {}

@@ -13,7 +13,7 @@ from test_webdataset import picture
 from dallegan.data.arrayrecord import ArrayRecord
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
-from dallegan.image import read_image
+from dallegan.io.image import read_image
 
 BAD = (msgpack.packb([1]), b"\xc1", msgpack.packb({"image": "text", "captions": ["x"]}), msgpack.packb({"image": b"x", "captions": [1, " "]}))
 

@@ -16,11 +16,11 @@ from test_webdataset import picture, sample, write_tar
 from dallegan.data.arrayrecord import ArrayRecord
 from dallegan.data.folder import Folder
 from dallegan.data.source import MAX_CAPTION, UNREADABLE, usable
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.scenes import Storybook
 from dallegan.data.tfds import Tfds
 from dallegan.data.webdataset import WebDataset
 from dallegan.errors import UserError
-from dallegan.image import ImageError, read_image
+from dallegan.io.image import ImageError, read_image
 from dallegan.tokenizer import Tokenizer
 
 

@@ -15,9 +15,9 @@ import pytest
 from conftest import tiny
 
 import dallegan
-from dallegan.checkpoint import SUMS, Checkpoints
 from dallegan.errors import UserError
 from dallegan.loop import train
+from dallegan.run.checkpoint import SUMS, Checkpoints
 
 SHARDING = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 SIZE = 300_000

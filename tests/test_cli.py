@@ -14,9 +14,9 @@ import pytest
 import tyro
 from conftest import ROOT
 
-from dallegan import sample, train
-from dallegan.cli import parse, run
-from dallegan.files import check_writable, write_whole
+from dallegan.commands import sample, train
+from dallegan.io.cli import parse, run
+from dallegan.io.files import check_writable, write_atomic
 
 
 def call(script, args, monkeypatch, capsys):
@@ -167,7 +167,7 @@ def test_what_the_system_denies_is_one_line(capsys):
 
 
 def test_a_reader_that_is_gone_is_no_error():
-    script = "import sys; from dallegan.cli import run; sys.exit(run(lambda: print('lines for nobody')))"
+    script = "import sys; from dallegan.io.cli import run; sys.exit(run(lambda: print('lines for nobody')))"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     reads, writes = os.pipe()
     os.close(reads)
@@ -204,7 +204,7 @@ def test_a_file_is_written_through_links_and_into_pipes(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "target")
     for data in ("one", "two"):
         check_writable(tmp_path / "link")
-        write_whole(tmp_path / "link", data)
+        write_atomic(tmp_path / "link", data)
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "target").read_text() == data
     os.mkfifo(tmp_path / "pipe")
@@ -212,7 +212,7 @@ def test_a_file_is_written_through_links_and_into_pipes(tmp_path):
     reader = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
     reader.start()
     check_writable(tmp_path / "pipe")
-    write_whole(tmp_path / "pipe", "three")
+    write_atomic(tmp_path / "pipe", "three")
     reader.join(10)
     assert found == ["three"]
     assert (tmp_path / "pipe").is_fifo()

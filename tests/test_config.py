@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 from conftest import TINY, tiny
 
-from dallegan.cli import parse_config
 from dallegan.config import check, conflicts, from_json, load_preset, presets, to_json
 from dallegan.errors import UserError
+from dallegan.io.cli import parse_config
 
 
 @pytest.mark.parametrize("name", presets())
@@ -64,7 +64,7 @@ def test_flags_override_a_preset():
         ({"text__layers": 10**9}, "--text.layers 1000000000: must be a number from 1 to 256"),
         ({"model__width": 130}, "--model.width 130"),
         ({"seed": 2**32}, r"--seed 4294967296: must be below 2\^32"),
-        ({"loss__cutout": 1.0}, "--loss.cutout 1.0: a share"),
+        ({"augment__cutout": 1.0}, "--loss.cutout 1.0: a share"),
         ({"loss__diversity": 1.0, "loss__apart": 0.0}, "--loss.apart 0.0: must be above 0"),
         ({"loss__diversity": 1.0, "data__size": 20, "model__patch": 5, "model__critic_patch": 5}, "--loss.diversity 1.0: needs .* multiple of 8"),
     ],

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 import dallegan
-from dallegan import demo
-from dallegan.cli import run
-from dallegan.demo import Studio
+from dallegan.commands import demo
+from dallegan.commands.demo import Studio
+from dallegan.commands.save_images import open_picture, read_info
 from dallegan.errors import UserError
-from dallegan.pictures import open_picture, read_info
+from dallegan.io.cli import run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\n' + bytes(10_000) + b"\r\n--x--\r\n"
@@ -96,11 +96,11 @@ def free_port():
 @pytest.fixture(scope="module")
 def address():
     port = free_port()
-    server = subprocess.Popen([sys.executable, "-m", "dallegan.demo", "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([sys.executable, "-m", "dallegan.commands.demo", "--port", str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = server.stdout.readline()
         assert line.startswith(f"http://127.0.0.1:{port} "), server.communicate(timeout=10)
-        taken = subprocess.run([sys.executable, "-m", "dallegan.demo", "--port", str(port)], capture_output=True, text=True, check=False)
+        taken = subprocess.run([sys.executable, "-m", "dallegan.commands.demo", "--port", str(port)], capture_output=True, text=True, check=False)
         assert (taken.returncode, taken.stderr.count("\n")) == (2, 1), taken.stderr
         assert "is it taken? Choose another --port" in taken.stderr
         yield f"http://127.0.0.1:{port}"

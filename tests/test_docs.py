@@ -23,8 +23,8 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.anchors.index import slugify
 from PIL import Image
 
-from dallegan.cli import parse_config
 from dallegan.config import Config, check, flatten
+from dallegan.io.cli import parse_config
 
 PAGES = sorted(
     path.relative_to(ROOT)

@@ -6,7 +6,7 @@ import pytest
 
 from dallegan.data import emoji
 from dallegan.data.emoji import Emoji, concepts, is_heldout
-from dallegan.data.grammar import PLACES
+from dallegan.data.storybook.grammar import PLACES
 from dallegan.errors import UserError
 
 

@@ -14,13 +14,13 @@ import pytest
 from conftest import tiny
 from PIL import Image
 
-from dallegan import evaluate as evaluation
-from dallegan.cli import run
-from dallegan.data import grammar
 from dallegan.data.pipeline import make_source, make_tokenizer
-from dallegan.data.storybook import Storybook, belongs, names_triples, redraw, render
+from dallegan.data.storybook import grammar
+from dallegan.data.storybook.scenes import Storybook, belongs, names_triples, redraw, render
 from dallegan.errors import UserError
-from dallegan.features import Features, make_features
+from dallegan.evaluation import measure as evaluation
+from dallegan.evaluation.features import Features, make_features
+from dallegan.io.cli import run
 from dallegan.sampling import Model, make_gan
 
 N = 50

@@ -10,7 +10,7 @@ import jax.export
 import numpy as np
 import pytest
 
-from dallegan import export
+from dallegan.commands import export
 from dallegan.errors import UserError
 from dallegan.sampling import load, to_uint8
 
@@ -37,7 +37,7 @@ def test_it_draws_any_number_and_the_same(model, artifact, rows):
 
 def off(drawn, model, tokens, noise):
     """How far, of 255."""
-    return np.abs(np.asarray(drawn).astype(int) - np.asarray(to_uint8(model.gan.draw(model.params, tokens, noise)))).max()
+    return np.abs(np.asarray(drawn).astype(int) - np.asarray(to_uint8(model.gan.synthesize(model.params, tokens, noise)))).max()
 
 
 def test_it_is_no_larger_than_the_weights(model, artifact, tmp_path):

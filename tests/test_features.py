@@ -10,11 +10,11 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_image
 
-from dallegan import metrics
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.scenes import Storybook
 from dallegan.errors import UserError
-from dallegan.features import CLIP, Features, make_features
-from dallegan.models import efficientnet
+from dallegan.evaluation import metrics
+from dallegan.evaluation import networks as efficientnet
+from dallegan.evaluation.features import CLIP, Features, make_features
 
 
 def test_the_features_are_imagenets():
@@ -68,7 +68,7 @@ def test_features_of_real_pictures_are_kept(tmp_path, monkeypatch):
         make(2).of_real(images)
         assert computed[-1] == 120
     assert not pathlib.Path("executed").exists()
-    monkeypatch.setattr("dallegan.features.KEPT", 2 * file.stat().st_size)
+    monkeypatch.setattr("dallegan.evaluation.features.KEPT", 2 * file.stat().st_size)
     for i in range(4):
         make(2).of_real(images + np.uint8(i + 1))
     assert len(list(file.parent.iterdir())) == 2

@@ -12,7 +12,7 @@ from PIL import Image
 from dallegan.data.folder import Folder
 from dallegan.data.pipeline import SIDED, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
-from dallegan.image import ImageError, read_image
+from dallegan.io.image import ImageError, read_image
 
 RNG = np.random.default_rng(0)
 

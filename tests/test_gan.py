@@ -33,10 +33,10 @@ def count(tree):
 def test_annotated_shapes_are_checked():
     gan = make()
     params, (tokens, noise) = jax.eval_shape(gan.init, KEY), inputs(gan)
-    jax.eval_shape(gan.draw, params, tokens, noise)
+    jax.eval_shape(gan.synthesize, params, tokens, noise)
     for bad in ((tokens, noise[:2]), (tokens[0], noise), (tokens, noise[0]), (tokens.astype(float), noise)):
         with pytest.raises(TypeCheckError):
-            jax.eval_shape(gan.draw, params, *bad)
+            jax.eval_shape(gan.synthesize, params, *bad)
 
 
 @pytest.mark.parametrize("encoder", ["rnn", "transformer"])
@@ -55,7 +55,7 @@ def test_shapes(encoder, recipe):
     assert image.shape == (3, 32, 32, 3)
     assert image.dtype == jnp.float32
     assert jnp.abs(image).max() <= 1
-    np.testing.assert_allclose(image, gan.draw(params, tokens, noise), atol=1e-6)
+    np.testing.assert_allclose(image, gan.synthesize(params, tokens, noise), atol=1e-6)
     assert gan.discriminate(params, image, tokens).shape == (3,)
 
 
@@ -63,13 +63,13 @@ def test_shapes(encoder, recipe):
 def test_bytes_are_not_taken_for_pictures(recipe):
     critic, image = make(model__recipe=recipe).gan.critic, jnp.zeros((1, 16, 16, 3), jnp.uint8)
     with pytest.raises(TypeError, match=r"not uint8: dallegan.models.layers.to_float"):
-        jax.eval_shape(lambda: critic.init(KEY, image, method="see"))
+        jax.eval_shape(lambda: critic.init(KEY, image, method="image_features"))
 
 
 def test_match_is_the_sentence_term_of_the_score():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
-    seen, text = gan.see(params, gan.draw(params, tokens, noise)), gan.read(params, tokens)
+    seen, text = gan.image_features(params, gan.synthesize(params, tokens, noise)), gan.encode_caption(params, tokens)
     match = gan.match(params, seen.whole, text.sentence)
     assert match.shape == (3, 3)
     # another picture's sentence with one's own words changes the score by the difference of the two matches
@@ -85,7 +85,7 @@ def test_feedback_reaches_encoder_generator_and_decoder():
 
     def feedback(generator):
         p = params | {"generator": generator}
-        return jnp.sum(gan.discriminate(p, gan.draw(p, tokens, noise), tokens))
+        return jnp.sum(gan.discriminate(p, gan.synthesize(p, tokens, noise), tokens))
 
     gradient = jax.jit(jax.grad(feedback))(params["generator"])
     for part in ("encoder", "generator", "decoder", "up", "mapping"):
@@ -121,11 +121,11 @@ def test_resolution_costs_only_modulation_when_tied():
 def test_functions_work_under_jit_vmap_and_grad():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
-    image = gan.draw(params, tokens, noise)
-    np.testing.assert_allclose(gan.gan.draw(params, tokens, noise), image, atol=1e-5)
-    one = jax.jit(jax.vmap(lambda t, z: gan.draw(params, t[None], z[None])[0]))(tokens, noise)
+    image = gan.synthesize(params, tokens, noise)
+    np.testing.assert_allclose(gan.gan.synthesize(params, tokens, noise), image, atol=1e-5)
+    one = jax.jit(jax.vmap(lambda t, z: gan.synthesize(params, t[None], z[None])[0]))(tokens, noise)
     np.testing.assert_allclose(one, image, atol=1e-5)
-    gradient = jax.jit(jax.grad(lambda z: jnp.sum(gan.draw(params, tokens, z) ** 2)))(noise)
+    gradient = jax.jit(jax.grad(lambda z: jnp.sum(gan.synthesize(params, tokens, z) ** 2)))(noise)
     assert jnp.isfinite(gradient).all()
 
 
@@ -173,7 +173,7 @@ def test_a_fresh_gru_hears_the_order_of_words_through_a_layer_norm(prenorm, leas
 def test_the_empty_caption_is_finite():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
-    assert jnp.isfinite(gan.draw(params, tokens * 0, noise)).all()
+    assert jnp.isfinite(gan.synthesize(params, tokens * 0, noise)).all()
 
 
 @pytest.mark.parametrize("recipe", ["residual", "dcgan"])
@@ -184,7 +184,7 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32(recipe):
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(half.init(KEY)))
     image = half.draw(params, tokens, noise)
     assert image.dtype == jnp.float32
-    assert jnp.abs(image - gan.draw(params, tokens, noise)).max() < 0.05
+    assert jnp.abs(image - gan.synthesize(params, tokens, noise)).max() < 0.05
     assert half.discriminate(params, image, tokens).dtype == jnp.float32
     text = half.encode(params, tokens)
     h = half.generate(params, text, noise)

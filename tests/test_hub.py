@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dallegan
-from dallegan.checkpoint import Checkpoints
+from dallegan.commands.hub import Download, card, download, measured
 from dallegan.config import check, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.hub import Download, card, download, measured
-from dallegan.models.weights import read_weights
+from dallegan.io.weights import read_weights
+from dallegan.run.checkpoint import Checkpoints
 from dallegan.tokenizer import Tokenizer
 
 FILES = {"config.json", "model.safetensors", "tokenizer.model"}
@@ -43,7 +43,7 @@ def saved(model, tmp_path_factory):
 
 def command(hub, cwd, *args, token="hf_secret"):
     env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run([sys.executable, "-m", "dallegan.hub", *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-m", "dallegan.commands.hub", *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def test_up_and_down_again(hub, model, saved, tmp_path):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import safetensors.flax
 
-from dallegan.data.grammar import PLACES, Caption, Scene, Thing
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.grammar import PLACES, Caption, Scene, Thing
+from dallegan.data.storybook.scenes import Storybook
 from dallegan.errors import UserError
-from dallegan.models.judge import VALUES, WEIGHTS, Facts, Judge, facts, load_judge, log_likelihood, obeys, read
+from dallegan.evaluation.judge import VALUES, WEIGHTS, Facts, Judge, facts, load_judge, log_likelihood, obeys, read
 
 BEAR, CAR = Thing("bear", "brown", "big", "standing"), Thing("car", "red", "small", None)
 ONE, PAIR = Scene("snow", (BEAR,)), Scene("snow", (BEAR, CAR), "right")  # the bear stands right of the car

@@ -26,18 +26,19 @@ from PIL import Image
 import dallegan
 from dallegan import loop
 from dallegan.config import from_json, to_json
-from dallegan.curves import evaluated, read_metrics
 from dallegan.data.pipeline import make_source, make_tokenizer
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.scenes import Storybook
 from dallegan.errors import UserError
-from dallegan.log import Diverged, Log
 from dallegan.loop import train
 from dallegan.models.layers import shrink
-from dallegan.optim import optimizer
-from dallegan.runtime import Clock
+from dallegan.optim import make_optimizer
+from dallegan.run.curves import evaluated, read_metrics
+from dallegan.run.log import Diverged, Log
+from dallegan.run.processes import Clock
 from dallegan.sampling import Model, make_gan
-from dallegan.state import enlarge, init_state, start_from
+from dallegan.state import init_state
 from dallegan.steps import make_train_step
+from dallegan.warmstart import enlarge, start_from
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def begun(config):
     origin, made = loop._origin(pathlib.Path(config.workdir), config), make_tokenizer(make_source(config), config)
     tokenizer = origin.tokenizer.extended(made, config.text.vocab)
     gan = make_gan(config, tokenizer.size)
-    state = jax.jit(lambda: init_state(gan, optimizer(config), config))()
+    state = jax.jit(lambda: init_state(gan, make_optimizer(gan, config.optim, config.steps), config.seed))()
     return Model(gan, start_from(state, enlarge(origin.params, config.data.size // origin.config.data.size)).params, tokenizer, config)
 
 
@@ -86,7 +87,7 @@ def test_a_pretrained_encoder_takes_the_tokenizers_place(tmp_path):
     np.testing.assert_array_equal(images[2:], saved.sample("a cat", n=2))
     assert saved.interpolate("一只猫", "a cat", 3).shape == (3, 16, 16, 3)
     done = subprocess.run(
-        [sys.executable, "-m", "dallegan.export", "--model", tmp_path / "saved", "--out", tmp_path / "cat.jax"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dallegan.commands.export", "--model", tmp_path / "saved", "--out", tmp_path / "cat.jax"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     subprocess.run([sys.executable, tmp_path / "cat.py"], cwd=tmp_path, check=True)

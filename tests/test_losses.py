@@ -21,14 +21,14 @@ def softplus(x):
     ],
 )
 def test_closed_forms(kind, d, g):
-    np.testing.assert_allclose(losses.discriminator_loss(kind, REAL, FAKE), d, rtol=1e-6)
-    np.testing.assert_allclose(losses.generator_loss(kind, REAL, FAKE), g, rtol=1e-6)
+    np.testing.assert_allclose(losses.adversarial(kind).discriminator(REAL, FAKE), d, rtol=1e-6)
+    np.testing.assert_allclose(losses.adversarial(kind).generator(REAL, FAKE), g, rtol=1e-6)
 
 
 def test_players_pull_apart():
     for kind in ("rpgan", "hinge", "nonsaturating"):
-        d = jax.grad(lambda f, k=kind: losses.discriminator_loss(k, REAL, f))(FAKE)
-        g = jax.grad(lambda f, k=kind: losses.generator_loss(k, REAL, f))(FAKE)
+        d = jax.grad(lambda f, k=kind: losses.adversarial(k).discriminator(REAL, f))(FAKE)
+        g = jax.grad(lambda f, k=kind: losses.adversarial(k).generator(REAL, f))(FAKE)
         assert (d >= 0).all()
         assert (g < 0).all()
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.linalg
 from sklearn.metrics.pairwise import polynomial_kernel
 
-from dallegan import metrics
+from dallegan.evaluation import metrics
 
 KEY = jax.random.key(0)
 

@@ -9,7 +9,7 @@ import optax.contrib
 from conftest import tiny
 
 from dallegan.models.gan import Gan
-from dallegan.optim import adam, cosine, ema_decay, ema_update, is_hidden, optimizer, orthogonalize
+from dallegan.optim import adam, cosine, ema_decay, ema_update, is_hidden, make_optimizer, orthogonalize
 
 
 def test_cosine_ends():
@@ -51,7 +51,7 @@ def test_players_have_their_own_rates_and_kernels_of_large_fan_in_move_less():
     config = tiny(optim__lr=(1e-2, 1e-2), optim__lr_d=(3e-2, 3e-2), optim__warmup=0.0, optim__fan=8)
     side = {"a": {"kernel": jnp.ones((3, 3, 4, 2)), "bias": jnp.ones(2)}, "embed": {"embedding": jnp.ones((7, 2))}}
     params = {"generator": side, "discriminator": side}
-    rule = optimizer(config)
+    rule = make_optimizer(gan, config.optim, config.steps)
     update, _ = rule.update(params, rule.init(params), params)  # Adam's first step is the learning rate
     g, d = (update[name] for name in params)
     np.testing.assert_allclose(g["a"]["kernel"], -1e-2 * 8 / 36, rtol=1e-4)
@@ -70,7 +70,7 @@ def test_muon_moves_the_hidden_kernels_and_adam_the_others():
     kernels = {"residual0": (3, 3, 4, 6), "down1": (40, 8), "subpixel": (1, 1, 4, 16), "stem": (3, 3, 3, 8), "head": (8, 3)}
     side = {name: {"conv": {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[-1])}} for name, shape in kernels.items()}
     params, hidden = {"generator": side, "discriminator": side}, ("residual0", "down1", "subpixel")
-    rule, plain = optimizer(config), optimizer(dataclasses.replace(config, optim=dataclasses.replace(config.optim, muon=0.0)))
+    rule, plain = make_optimizer(gan, config.optim, config.steps), optimizer(dataclasses.replace(config, optim=dataclasses.replace(config.optim, muon=0.0)))
     reference = optax.contrib.scale_by_muon(beta=0.5, nesterov=False)
     states = rule.init(params), plain.init(params), [reference.init(jnp.zeros((np.prod(kernels[n][:-1]), kernels[n][-1]))) for n in hidden]
     for step in range(4):

@@ -7,22 +7,22 @@ import pathlib
 import numpy as np
 import pytest
 from conftest import tiny
+from dallegan.terminal import inline
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dallegan import pictures
+from dallegan.commands import save_images as pictures
+from dallegan.commands.save_images import SamplingOptions, open_picture, read_info, slug, write_animation, write_grid, write_pictures
 from dallegan.errors import UserError
-from dallegan.image import _lines, font
-from dallegan.pictures import Order, open_picture, read_info, slug, write_animation, write_grid, write_pictures
+from dallegan.io.image import _lines, font
 from dallegan.sampling import Model
-from dallegan.terminal import inline
 
 BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
 
 
 def draw(model, prompts, out, **options):
-    return list(write_pictures(model, prompts, out, Order(**{"n": 2} | options)))
+    return list(write_pictures(model, prompts, out, SamplingOptions(**{"n": 2} | options)))
 
 
 @pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
@@ -41,10 +41,10 @@ def test_pictures_say_what_they_are(model, tmp_path, form):
 def test_a_jpeg_has_room_for_any_prompts(model, tmp_path):
     long = ["熊" * 200 + str(i) for i in range(64)]
     written = [w for p in (["😀" * 9000], long) for w in draw(model, p, tmp_path, n=1, format="jpeg")]
-    sheet = write_grid(model, written[1:], tmp_path, Order(n=1, format="jpeg"), 16)
+    sheet = write_grid(model, written[1:], tmp_path, SamplingOptions(n=1, format="jpeg"), 16)
     assert "sha256" in read_info(sheet)["prompt"]
     assert read_info(written[1].path)["prompt"] == long[0]
-    assert write_grid(model, written[1:], tmp_path, Order(n=1, format="jpeg"), 16) == sheet
+    assert write_grid(model, written[1:], tmp_path, SamplingOptions(n=1, format="jpeg"), 16) == sheet
     assert not any(w.new for w in draw(model, ["😀" * 9000], tmp_path, n=1, format="jpeg"))
 
 
@@ -52,7 +52,7 @@ def test_a_jpeg_has_room_for_any_prompts(model, tmp_path):
 def test_a_sheet_has_the_size_that_its_format_holds(model, tmp_path, monkeypatch, prompts, n, cell):
     monkeypatch.setattr(pictures, "SHEET", 3000)  # sooner
     written = draw(model, [f"a cat {i}" for i in range(prompts)], tmp_path, n=n)
-    with Image.open(write_grid(model, written, tmp_path, Order(n=n), cell)) as sheet:
+    with Image.open(write_grid(model, written, tmp_path, SamplingOptions(n=n), cell)) as sheet:
         width, height = sheet.size
     assert max(width, height) <= 3000
     assert width >= min(n, pictures.GRID_COLUMNS) * 16
@@ -89,7 +89,7 @@ def test_a_prompt_that_comes_twice_is_drawn_once(model, tmp_path):
 def test_the_order_and_number_of_prompts_do_not_matter(model, tmp_path):
     prompts = [f"a cat number {i}" for i in range(7)]
     for block, order, folder in ((64, prompts, "a"), (2, prompts[::-1], "b")):
-        list(write_pictures(model, order, tmp_path / folder, Order(n=3), block=block))
+        list(write_pictures(model, order, tmp_path / folder, SamplingOptions(n=3), block=block))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -113,16 +113,16 @@ def test_captions_are_broken_to_the_width_and_nothing_is_lost(text):
 
 def test_the_sheet_shows_what_was_written(model, tmp_path):
     written = draw(model, [BEAR, "two\nlines"], tmp_path)
-    sheet = write_grid(model, written, tmp_path, Order(n=2), 32)
+    sheet = write_grid(model, written, tmp_path, SamplingOptions(n=2), 32)
     assert json.loads(read_info(sheet)["prompt"]) == [BEAR, "two\nlines"]
     assert Image.open(sheet).width == 2 * (32 + 4) + 4
-    assert write_grid(model, written, tmp_path, Order(n=2), 32) == sheet
-    assert write_grid(model, written, tmp_path, Order(n=2), 64).name == "grid-2.png"
+    assert write_grid(model, written, tmp_path, SamplingOptions(n=2), 32) == sheet
+    assert write_grid(model, written, tmp_path, SamplingOptions(n=2), 64).name == "grid-2.png"
 
 
 @pytest.mark.parametrize(("form", "kind"), [("png", "GIF"), ("webp", "WEBP")])
 def test_an_animation_goes_there_and_back(model, tmp_path, form, kind):
-    order = Order(n=2, format=form)
+    order = SamplingOptions(n=2, format=form)
     written = list(write_animation(model, BEAR, CAR, tmp_path, order, 5))
     with Image.open(written[1].path) as image:
         assert (image.format, image.n_frames, image.size) == (kind, 8, (256, 256))
@@ -153,7 +153,7 @@ TEXT = st.text(max_size=60) | st.text(st.characters(categories=["Cc", "Cf", "Cs"
 @example(["CON", "a/b", ".", "..", "~", "\0", "a\0b", "\ud800", "x" * 5000, "مرحبا بالعالم", "👨‍👩‍👧‍👦", "-rf *", "%s%n", "c:\\d"], "png")
 def test_any_prompt_becomes_a_file_in_the_folder_and_is_known_again(tmp_path_factory, prompts, form):
     out = tmp_path_factory.mktemp("out")
-    order = Order(n=1, format=form)
+    order = SamplingOptions(n=1, format=form)
     written = list(write_pictures(Fake(), prompts, out / "in", order))
     assert {w.path.parent for w in written} == {out / "in"}
     assert sorted(out.iterdir()) == [out / "in"]
@@ -185,4 +185,4 @@ def test_a_damaged_picture_is_no_picture(model, tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     assert draw(model, [BEAR], tmp_path)[0].path != path
     assert pictures.read_info(tmp_path / "absent.png") == {}
-    assert dataclasses.asdict(Order())["n"] == 4
+    assert dataclasses.asdict(SamplingOptions())["n"] == 4

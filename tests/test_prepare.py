@@ -17,18 +17,20 @@ from conftest import ROOT, tiny
 from PIL import Image
 from test_webdataset import picture, sample, write_tar
 
-from dallegan import cli, prepare
+from dallegan.commands import prepare
 from dallegan.data.arrayrecord import ArrayRecord
 from dallegan.data.folder import Folder
 from dallegan.data.pipeline import make_source, make_tokenizer
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.scenes import Storybook
 from dallegan.data.webdataset import WebDataset
+from dallegan.io import cli
 from dallegan.tokenizer import Tokenizer
 
 STORY = ("storybook", "--size", "16", "--limit", "400", "--shard", "20")
 ONE = """
 import sys
-from dallegan import cli, prepare
+from dallegan.io import cli
+from dallegan.commands import prepare
 prepare.share = lambda job, n: (print("begun", flush=True), prepare.work(job, lambda n: None))
 sys.exit(cli.run(prepare.main))
 """
@@ -36,7 +38,8 @@ sys.exit(cli.run(prepare.main))
 # Ctrl-C comes as each worker is being started
 EARLY = """
 import multiprocessing.context, os, signal, sys
-from dallegan import cli, prepare
+from dallegan.io import cli
+from dallegan.commands import prepare
 process = multiprocessing.context.SpawnProcess
 start = process.start
 process.start = lambda self: (os.kill(os.getpid(), signal.SIGINT), start(self))
@@ -64,7 +67,7 @@ def same(a, b):
 
 
 def command(code, out, *args):
-    start = {"one": ["-c", ONE], "early": ["-c", EARLY], "real": ["-m", "dallegan.prepare"]}[code]
+    start = {"one": ["-c", ONE], "early": ["-c", EARLY], "real": ["-m", "dallegan.commands.prepare"]}[code]
     return subprocess.Popen(
         [sys.executable, *start, *STORY[:1], str(out), *STORY[1:], *args],
         cwd=ROOT,
@@ -79,7 +82,7 @@ def command(code, out, *args):
 def unfinished(out):
     """The last shard is somebody else's for now: however late a signal comes, the job is not done."""
     out.mkdir(exist_ok=True)
-    with open(out / ".claims", "ab") as claims, prepare.claim(claims, 19) as mine:
+    with open(out / ".claims", "ab") as claims, prepare.lock_byte(claims, 19) as mine:
         assert mine
         yield
 

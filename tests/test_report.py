@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dallegan import report
-from dallegan.cli import run
-from dallegan.report import choose, write_report
+from dallegan.io.cli import run
+from dallegan.run import report
+from dallegan.run.report import choose, write_report
 
 
 class Page(HTMLParser):

@@ -9,11 +9,11 @@ import pytest
 
 from dallegan.config import ParallelConfig
 from dallegan.errors import UserError
-from dallegan.runtime import Clock, join
+from dallegan.run.processes import Clock, join
 
 PROGRAM = """
 import os, sys
-from dallegan.runtime import restart_with_huge_pages
+from dallegan.run.processes import restart_with_huge_pages
 print("started")
 restart_with_huge_pages()
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
@@ -73,7 +73,7 @@ def test_each_second_counts_once(monkeypatch):
 
 PAUSED = """
 import time
-from dallegan.runtime import Watchdog
+from dallegan.run.processes import Watchdog
 with Watchdog(2) as watchdog:
     watchdog.alive()
     print("training", flush=True)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import dallegan
-from dallegan.data.grammar import Caption, Scene, Thing
-from dallegan.evaluate import Judged
-from dallegan.models.judge import facts, load_judge
+from dallegan.data.storybook.grammar import Caption, Scene, Thing
+from dallegan.evaluation.judge import facts, load_judge
+from dallegan.evaluation.measure import Judged
 from dallegan.sampling import DEFAULT, SHIPPED
 
 BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))

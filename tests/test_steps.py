@@ -8,24 +8,23 @@ import pytest
 from conftest import tiny
 
 from dallegan import losses
-from dallegan.augment import augment, draw
+from dallegan.augment import augment
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
-from dallegan.optim import optimizer
-from dallegan.rng import Stream, stream
-from dallegan.state import init_state
-from dallegan.steps import TWICE, make_train_step
+from dallegan.optim import make_optimizer
+from dallegan.state import Stream, init_state, stream
+from dallegan.steps import DIVERSITY_STRIDE, make_train_step
 
-DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__beta1": 0.5, "optim__muon": 0.0, "loss__gamma": (0.0, 0.0)}
+DCGAN = {"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__betas": (0.5, 0.99), "optim__muon": 0.0, "loss__gamma": (0.0, 0.0)}
 
 
 @functools.cache
 def build(**changes):
     config = tiny(**changes)
     gan = Gan(config.text, config.model, config.data.size)
-    adam = optimizer(config)
-    return jax.jit(lambda: init_state(gan, adam, config))(), jax.jit(make_train_step(gan, adam, config))
+    adam = make_optimizer(gan, config.optim, config.steps)
+    return jax.jit(lambda: init_state(gan, adam, config.seed))(), jax.jit(make_train_step(gan, adam, config))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def same(a, b):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss__adversarial": "hinge"}, {"loss__adversarial": "nonsaturating", "loss__r2": False}, DCGAN],
+    [{}, {"loss__adversarial": "hinge"}, {"loss__adversarial": "nonsaturating"}, DCGAN],
     ids=["rpgan", "hinge", "nonsaturating", "dcgan"],
 )
 def test_a_step_moves_everything_and_is_deterministic(batches, changes):
@@ -76,38 +75,38 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batches):
 
 
 def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
-    config = tiny(loss__shift=0.0, loss__diversity=2.0, text__length=6)
+    config = tiny(augment__shift=0.0, loss__diversity=2.0, text__length=6)
     batch = {k: v if k == "image" else v[:, :6] for k, v in batches[0].items()}
     gan, plain = Gan(config.text, config.model, config.data.size), optax.sgd(1.0)
-    state = jax.jit(lambda: init_state(gan, plain, config))()
+    state = jax.jit(lambda: init_state(gan, plain, config.seed))()
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(jax.random.key(5), p.shape), state.params)  # off the zeros of the first step
     state = state.replace(params=params)
     new, _ = jax.jit(make_train_step(gan, plain, config))(state, batch)
 
     real, tokens, negative = to_float(batch["image"]), batch["tokens"], batch["negative"]
     z = jax.random.normal(stream(config.seed, 0, Stream.NOISE), (config.batch, gan.model.noise))
-    z_again = jax.random.normal(stream(config.seed, 0, Stream.NOISE_AGAIN), (config.batch // TWICE, gan.model.noise))
-    drawn = jax.jit(gan.draw)(params, tokens, z)
+    z_again = jax.random.normal(stream(config.seed, 0, Stream.NOISE_AGAIN), (config.batch // DIVERSITY_STRIDE, gan.model.noise))
+    drawn = jax.jit(gan.synthesize)(params, tokens, z)
     same = (tokens[:, None] == jnp.concatenate([tokens, negative])).all(-1)
     valid = (tokens != negative).any(1)
 
     def contrast(p, image):
-        sentences = jnp.concatenate([gan.read(p, tokens).sentence, gan.read(p, negative).sentence])
-        return losses.contrastive_loss(gan.match(p, gan.see(p, image).whole, sentences), same)
+        sentences = jnp.concatenate([gan.encode_caption(p, tokens).sentence, gan.encode_caption(p, negative).sentence])
+        return losses.contrastive_loss(gan.match(p, gan.image_features(p, image).whole, sentences), same)
 
     def d_loss(d):
         p = {"discriminator": d}
         own = gan.discriminate(p, real, tokens)
-        game = losses.discriminator_loss("rpgan", own, gan.discriminate(p, drawn, tokens))
+        game = losses.RPGAN.discriminator(own, gan.discriminate(p, drawn, tokens))
         matching = losses.matching_loss(own, gan.discriminate(p, real, negative), valid)
         r1, r2 = (jnp.mean(losses.gradient_penalty(lambda x: gan.discriminate(p, x, tokens[::2]), image[::2])) for image in (real, drawn))
         return game + matching + contrast(p, real) + 0.5 * (r1 + r2)
 
     def g_loss(g):
         p = {"generator": g, "discriminator": params["discriminator"]}
-        image, again = gan.draw(p, tokens, z), gan.draw(p, tokens[::TWICE], z_again)
-        game = losses.generator_loss("rpgan", gan.discriminate(p, real, tokens), gan.discriminate(p, image, tokens))
-        diversity = losses.diversity_loss(*map(losses.layout, (image[::TWICE], again, real)), config.loss.apart)
+        image, again = gan.synthesize(p, tokens, z), gan.synthesize(p, tokens[::DIVERSITY_STRIDE], z_again)
+        game = losses.RPGAN.generator(gan.discriminate(p, real, tokens), gan.discriminate(p, image, tokens))
+        diversity = losses.diversity_loss(*map(losses.layout, (image[::DIVERSITY_STRIDE], again, real)))
         return game + contrast(p, image) + 2 * diversity
 
     for side, loss in (("discriminator", d_loss), ("generator", g_loss)):
@@ -130,12 +129,12 @@ def test_the_discriminator_learns_to_tell(batches):
 
 
 def test_penalty_equals_a_finite_difference(batches):
-    config, (state, step) = tiny(loss__shift=0.0), build(loss__shift=0.0)
+    config, (state, step) = tiny(augment__shift=0.0), build(augment__shift=0.0)
     _, metrics = step(state, batches[0])
     real, tokens = to_float(batches[0]["image"])[::2], batches[0]["tokens"][::2]
     gan = Gan(config.text, config.model, config.data.size)
-    text, eps, total = gan.read(state.params, tokens), 1e-2, 0.0
-    score = jax.jit(lambda x, t: gan.score(state.params, gan.see(state.params, x), t))
+    text, eps, total = gan.encode_caption(state.params, tokens), 1e-2, 0.0
+    score = jax.jit(lambda x, t: gan.score(state.params, gan.image_features(state.params, x), t))
     # E |∇D|² = E over random directions u ~ N(0, I) of (∂D/∂u)²
     u = jax.random.normal(jax.random.key(1), (4000, *real.shape[1:]))
     for i in range(len(real)):
@@ -157,15 +156,15 @@ def test_seeds_share_one_program_and_not_their_numbers(batches):
 
 
 def test_real_and_generated_pictures_are_augmented_alike(batches):
-    changes = {"loss__colour": 1.0, "loss__cutout": 0.5, "loss__shift": 0.125}
+    changes = {"augment__colour": 1.0, "augment__cutout": 0.5, "augment__shift": 0.125}
     config, (state, step), batch = tiny(**changes), build(**changes), batches[0]
     gan, params = Gan(config.text, config.model, config.data.size), state.params
-    draws = draw(stream(config.seed, 0, Stream.AUGMENT), config.batch, 2)
+    draws = sample_params(stream(config.seed, 0, Stream.AUGMENT), config.batch, 2)
     z = jax.random.normal(stream(config.seed, 0, Stream.NOISE), (config.batch, config.model.noise))
     metrics = step(state, batch)[1]
     score = jax.jit(lambda image: jnp.mean(gan.discriminate(params, image, batch["tokens"])))
-    for name, image in {"score_real": to_float(batch["image"]), "score_fake": jax.jit(gan.draw)(params, batch["tokens"], z)}.items():
-        assert float(metrics[name]) == pytest.approx(float(score(augment(image, draws, config.loss, 2))), abs=1e-5)
+    for name, image in {"score_real": to_float(batch["image"]), "score_fake": jax.jit(gan.synthesize)(params, batch["tokens"], z)}.items():
+        assert float(metrics[name]) == pytest.approx(float(score(augment(image, draws, config.augment, 2))), abs=1e-5)
         assert float(metrics[name]) != pytest.approx(float(score(image)), abs=1e-4)
 
 

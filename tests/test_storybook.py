@@ -4,9 +4,9 @@ import random
 import numpy as np
 import pytest
 
-from dallegan.data import grammar
-from dallegan.data.grammar import COLOURS, OBJECTS, PLACES, POSES, Scene, Thing
-from dallegan.data.storybook import RGB, Storybook, is_heldout, negative, render, swap
+from dallegan.data.storybook import grammar
+from dallegan.data.storybook.grammar import COLOURS, OBJECTS, PLACES, POSES, Scene, Thing
+from dallegan.data.storybook.scenes import RGB, Storybook, is_heldout, negative, render, swap
 from dallegan.errors import UserError
 
 BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))

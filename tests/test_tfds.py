@@ -17,7 +17,7 @@ from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
 from dallegan.data.source import Unusable
 from dallegan.data.tfds import Tfds
 from dallegan.errors import UserError
-from dallegan.image import read_image
+from dallegan.io.image import read_image
 
 
 class Toy(tfds.core.GeneratorBasedBuilder):

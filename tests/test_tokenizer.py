@@ -8,7 +8,7 @@ import pytest
 import sentencepiece as spm
 
 from dallegan.config import TextConfig
-from dallegan.data.storybook import Storybook
+from dallegan.data.storybook.scenes import Storybook
 from dallegan.errors import UserError
 from dallegan.tokenizer import END, PAD, UNKNOWN, SentenceVectors, Tokenizer, load_tokenizer
 
@@ -112,9 +112,9 @@ def test_sentence_vectors(tmp_path):
     for text, row in zip(texts, ids, strict=True):  # whatever else is encoded
         np.testing.assert_array_equal(vectors.encode(text), row)
     bear, same, *_ = ids[:, 1:].view(np.float32)
-    assert len(set(vectors.marks(ids).tolist())) == 5
+    assert len(set(vectors.caption_hashes(ids).tolist())) == 5
     other = ids + np.eye(1, vectors.length, 7, dtype=np.int32)  # as another processor would round
-    np.testing.assert_array_equal(vectors.marks(other), vectors.marks(ids))
+    np.testing.assert_array_equal(vectors.caption_hashes(other), vectors.caption_hashes(ids))
     np.testing.assert_allclose(np.linalg.norm(bear), 1, rtol=1e-3)
     assert bear @ same > 0.7 > bear @ vectors.encode("a small red car")[1:].view(np.float32)
     vectors.save(tmp_path / "t")

@@ -11,10 +11,10 @@ import pytest
 from conftest import assert_processes_agree, faulty, tiny
 from PIL import Image
 
-from dallegan.data.source import Opened
+from dallegan.data.source import FileCache
 from dallegan.data.webdataset import WebDataset, find
-from dallegan.errors import Passing, UserError
-from dallegan.image import read_image
+from dallegan.errors import TransientError, UserError
+from dallegan.io.image import read_image
 
 
 def picture(i, kind="PNG", size=20):
@@ -183,7 +183,7 @@ def test_unreadable_pictures_give_way_to_the_next_and_processes_agree(tmp_path):
 
 
 def test_a_dropped_file_stays_readable_and_the_rest_are_few(tmp_path):
-    closed, opened = [], Opened(lambda path: Handle(path), most=2)
+    closed, opened = [], FileCache(lambda path: Handle(path), most=2)
 
     class Handle:
         def __init__(self, path):
@@ -206,7 +206,7 @@ def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path,
 
     write_tar(tmp_path / "a.tar", sample(0))
     faulty(tmp_path / "b.tar")
-    with pytest.raises(Passing, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"):
+    with pytest.raises(TransientError, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"):
         WebDataset(str(tmp_path), 16)
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
@@ -216,12 +216,12 @@ def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "_open", busy)
-        with pytest.raises(Passing, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
+        with pytest.raises(TransientError, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
             WebDataset("memory://bucket/a.tar", 16)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "isdir", busy)
-        with pytest.raises(Passing, match=r"^cannot read webdataset:memory://bucket: RuntimeError: 503$"):
+        with pytest.raises(TransientError, match=r"^cannot read webdataset:memory://bucket: RuntimeError: 503$"):
             WebDataset("memory://bucket", 16)
 
     def forbidden(*args, **options):
@@ -231,7 +231,7 @@ def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path,
         patch.setattr(type(memory), "_open", forbidden)
         with pytest.raises(UserError, match=r"^no captioned pictures in .*OSError: Forbidden: https://bucket'\)$") as told:
             WebDataset("memory://bucket/a.tar", 16)
-    assert not isinstance(told.value, Passing)
+    assert not isinstance(told.value, TransientError)
     try:
         assert len(WebDataset("memory://bucket/{a,gone}.tar", 16)) == 1
     finally:

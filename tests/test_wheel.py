@@ -32,8 +32,8 @@ def test_train_sample_load_export_evaluate_report(tmp_path):
     (line,) = call(installed / "bin" / "dallegan-sample", "a red car", "--model", "runs/quickstart", "--n", 1, "--json").splitlines()
     assert (empty / json.loads(line)["path"]).exists()
     assert python("-c", "import dallegan; print(dallegan.load('runs/quickstart@best').sample('a cat').shape)") == "(1, 32, 32, 3)\n"
-    python("-m", "dallegan.export", "--model", "runs/quickstart", "--out", "cars.jax")
+    python("-m", "dallegan.commands.export", "--model", "runs/quickstart", "--out", "cars.jax")
     python("cars.py")
-    assert "alignment" in python("-m", "dallegan.evaluate", "--model", "runs/quickstart", "--n", 50, "--features", "none")
-    python("-m", "dallegan.report", "runs/quickstart", "--out", "page.html")
-    python("-m", "dallegan.prepare", "storybook", "shards", "--help")
+    assert "alignment" in python("-m", "dallegan.evaluation.measure", "--model", "runs/quickstart", "--n", 50, "--features", "none")
+    python("-m", "dallegan.run.report", "runs/quickstart", "--out", "page.html")
+    python("-m", "dallegan.commands.prepare", "storybook", "shards", "--help")

@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from dallegan.data.source import Files, Opened, Unusable, usable
+from dallegan.data.source import FileCache, Files, Unusable, usable
 from dallegan.errors import UserError
 
 VERSION = 1
@@ -68,7 +68,7 @@ class ArrayRecord(Files):
         super().__init__(size)
         self.path = local(path)
         self.manifest = read_manifest(self.path)
-        self._shards, self._files = self.manifest["shards"], Opened(open_shard)
+        self._shards, self._files = self.manifest["shards"], FileCache(open_shard)
         self.tokenizers = {self.manifest["vocab"]: self.path / "tokenizer.model"}  # by vocabulary
         self._ends = np.cumsum([shard["pictures"] for shard in self._shards])
         for shard in self._shards:

@@ -14,9 +14,9 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from dallegan.data import art
-from dallegan.data.grammar import EN_PLACE, EN_SIZE, PLACES, SIZES, ZH_PLACE, ZH_SIZE
 from dallegan.data.source import Example
+from dallegan.data.storybook import art
+from dallegan.data.storybook.grammar import EN_PLACE, EN_SIZE, PLACES, SIZES, ZH_PLACE, ZH_SIZE
 from dallegan.errors import UserError
 
 SPLITS = ("train", "test", "heldout")

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dallegan.data.source import SUFFIXES, Files, usable
-from dallegan.errors import Passing, UserError, stays
-from dallegan.image import ImageError, read_image
+from dallegan.errors import TransientError, UserError, is_permanent
+from dallegan.io.image import ImageError, read_image
 
 KEEP_BYTES = 2 * 2**30  # decoded pictures are kept in memory up to this, decoded again at each visit beyond
 
@@ -62,8 +62,8 @@ class Folder(Files):
             self.skipped[self._name(path)] = str(error)
             return None
         except OSError as error:
-            if not stays(error):  # without the picture it would be another run
-                raise Passing(f"cannot read {path}: {error.strerror or error}; try again, or take it away") from None
+            if not is_permanent(error):  # without the picture it would be another run
+                raise TransientError(f"cannot read {path}: {error.strerror or error}; try again, or take it away") from None
             self.skipped[self._name(path)] = error.strerror or str(error)
             return None
 

@@ -24,7 +24,7 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
     data = config.data
     kind, _, rest = data.source.partition(":")
     if kind == "storybook" and not rest:
-        from dallegan.data.storybook import Storybook
+        from dallegan.data.storybook.scenes import Storybook
 
         return Storybook(data.size, split, config.seed, data.objects, data.hard_negatives)
     if kind == "emoji" and not rest:
@@ -78,6 +78,6 @@ def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: in
 
 
 def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Iterator[HostBatch]:
-    """Batches from step `start` on, made ahead by `data.threads` threads."""
-    options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=config.data.prefetch)
+    """Batches from step `start` on; `data.threads` threads make two batches each ahead."""
+    options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=2 * config.data.threads)
     return iter(dataset[start:].to_iter_dataset(options))

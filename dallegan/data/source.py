@@ -8,8 +8,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from dallegan.errors import UserError, stays, told
-from dallegan.image import ImageError, read_image
+from dallegan.errors import UserError, as_user_error, is_permanent
+from dallegan.io.image import ImageError, read_image
 from dallegan.tokenizer import is_blank
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class Files:
                 try:
                     return i, read(i)
                 except UNREADABLE as error:
-                    if not isinstance(error, OSError) or stays(error) or not (wait := next(waits, 0)):
+                    if not isinstance(error, OSError) or is_permanent(error) or not (wait := next(waits, 0)):
                         self.skip(i, error)
                         break
                     time.sleep(wait)
@@ -124,7 +124,7 @@ class Files:
                 self.skip(index, error)
                 return []
             except OSError as error:  # a tokenizer of what could be read just then would be another at the next try
-                raise told(error, f"cannot read the captions of {self.name(index)}: {error}; try again") from None
+                raise as_user_error(error, f"cannot read the captions of {self.name(index)}: {error}; try again") from None
 
         with ThreadPoolExecutor(16) as pool:  # a bucket answers slowly, but many at once
             return [text for texts in pool.map(read, range(min(limit, len(self)))) for text in texts]
@@ -138,11 +138,11 @@ def _one(texts: list[str], rng: np.random.Generator) -> str:
     return texts[int(rng.integers(len(texts)))]
 
 
-class Opened(Generic[T]):
+class FileCache(Generic[T]):
     """The files used last, opened by `open`: one that is dropped closes once no thread reads from it. Pickles empty."""
 
     def __init__(self, open: Callable[[str], T], most: int = 512) -> None:
         self._how, self.get = (open, most), functools.lru_cache(most)(open)
 
     def __reduce__(self) -> tuple:
-        return Opened, self._how
+        return FileCache, self._how

@@ -18,9 +18,9 @@ from typing import IO, Any, cast
 import bracex
 import numpy as np
 
-from dallegan.data.source import SUFFIXES, Files, Opened, Unusable, usable
-from dallegan.errors import Passing, UserError, stays, told
-from dallegan.files import filesystem, reading
+from dallegan.data.source import SUFFIXES, FileCache, Files, Unusable, usable
+from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
+from dallegan.io.files import filesystem, reading
 
 PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0: there is none
 ENTRY = np.dtype([("shard", "u4"), ("image", PART), ("txt", PART), ("json", PART)])  # 40 bytes a picture
@@ -56,7 +56,7 @@ def find(pattern: str) -> list[str]:
             with reading():
                 these = _matches(name)
         except OSError as error:
-            raise told(error, f"cannot read webdataset:{name}: {error}") from None
+            raise as_user_error(error, f"cannot read webdataset:{name}: {error}") from None
         if not these:  # of several folders, one may be away
             raise UserError(f"no tar files in webdataset:{name}: name a folder, a glob or a range, such as shards/{{00000..00099}}.tar")
         found += these
@@ -119,7 +119,7 @@ class WebDataset(Files):
 
     def __init__(self, pattern: str, size: int, threads: int = 2) -> None:
         super().__init__(size)
-        self.shards, self._files = find(pattern), Opened(open_file)
+        self.shards, self._files = find(pattern), FileCache(open_file)
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             self.index = np.concatenate(list(pool.map(self._scan, range(len(self.shards)))))  # ENTRY[pictures]
         if not len(self.index):
@@ -138,8 +138,8 @@ class WebDataset(Files):
         except (UserError, MemoryError):
             raise
         except Exception as error:  # tarfile raises nearly anything on hostile bytes
-            if isinstance(error, OSError) and not stays(error):  # without the shard it would be another run
-                raise Passing(f"cannot read {url}: {error}; try again") from None
+            if isinstance(error, OSError) and not is_permanent(error):  # without the shard it would be another run
+                raise TransientError(f"cannot read {url}: {error}; try again") from None
             why = str(error) if isinstance(error, (Unusable, OSError)) else f"{type(error).__name__}: {error}"
             self.skipped[name] = (f"{why}; {len(found)} names before" if found else why).splitlines()[0]
         for key, parts in found.items():

@@ -1,7 +1,7 @@
-"""Box 4, the Discriminator: picture and caption to a score, real or generated and does it match; its own text encoder.
+"""Box 4, the Discriminator: image and caption to a score (real or generated, and does it match).
 
-The picture's trunk and the caption's encoder meet only in `score`, so that one pass over the pictures serves true and false
-captions alike.
+The trunk over images and the encoder of captions meet only in `score`, so that one pass over the images serves
+true and false captions alike.
 """
 
 import math
@@ -12,39 +12,45 @@ import jax
 import jax.numpy as jnp
 
 from dallegan.config import ModelConfig
-from dallegan.models.encoder import Text
-from dallegan.models.layers import Conv3, Dtype, Residual, he, lrelu, space_to_depth
+from dallegan.models.encoder import TextFeatures
+from dallegan.models.layers import Conv3, Dtype, Residual, he, hidden, lrelu, space_to_depth
+from dallegan.shapes import Float
 
 
-class Seen(flax.struct.PyTreeNode):
-    """What the discriminator's trunk makes of a picture."""
+class ImageFeatures(flax.struct.PyTreeNode):
+    """The discriminator's features of images."""
 
-    whole: jax.Array  # [B, F]
-    regions: jax.Array  # [B, N, R]
+    whole: Float[jax.Array, "B F"]
+    regions: Float[jax.Array, "B N R"]
 
 
 class Discriminator(nn.Module):
-    """A residual trunk over patch embeddings down to 4×4; the score is a scalar head, a projection and token attention."""
+    """A residual trunk over pixel patches down to 4×4, then realism, a sentence projection and token attention."""
 
     config: ModelConfig
     dtype: Dtype = jnp.float32
-    features: int = 256  # F, of the whole picture
+    features: int = 256  # F, of the whole image
     region_features: int = 128  # R, of each region
 
     @property
     def scale(self) -> float:
-        """Weight of the sentence term; four times the usual 1/√F, for the match is learned sooner (benchmarks/LOG.md)."""
+        """Weight of the sentence term: four times the usual 1/√F, so that matching is learned sooner (LOG)."""
         return 4 / math.sqrt(self.features)
 
     def setup(self) -> None:
-        dense = lambda n, init=None: nn.Dense(n, kernel_init=init or nn.initializers.lecun_normal(), dtype=self.dtype)
-        self.whole, self.head = dense(self.features, he()), nn.Dense(1)  # scores are float32, as are the sums that they are made of
+        dense = lambda n, init=None: nn.Dense(
+            n, kernel_init=init or nn.initializers.lecun_normal(), dtype=self.dtype
+        )
+        # the head and the sums below are float32 at any compute dtype, as scores are subtracted
+        self.whole, self.head = dense(self.features, he()), nn.Dense(1)
         self.project = dense(self.features)
-        self.key, self.value, self.region = (nn.Dense(self.region_features, use_bias=False, dtype=self.dtype) for _ in range(3))
+        self.key, self.value, self.region = (
+            nn.Dense(self.region_features, use_bias=False, dtype=self.dtype) for _ in range(3)
+        )
 
     @nn.compact
-    def see(self, image_BHWC: jax.Array) -> Seen:
-        """f32[B, H, W, 3] in [-1, 1] -> features of the whole and of each region."""
+    def image_features(self, image_BHWC: jax.Array) -> ImageFeatures:
+        """Maps f32[B, H, W, 3] in [-1, 1] to features of the whole and of each region."""
         c = self.config
         depth = sum(c.critic_blocks)
         image = image_BHWC.astype(self.dtype)
@@ -53,22 +59,25 @@ class Discriminator(nn.Module):
             x += Detail(c.detail, c.critic_widths[0], c.critic_patch // 2, self.dtype, name="detail")(image)
         x = lrelu(x)
         regions: jax.Array | None = None
-        stages = int(math.log2(x.shape[1] // 4)) + 1
-        for stage in range(stages):
+        for stage in range(int(math.log2(x.shape[1] // 4)) + 1):
             level = min(stage, len(c.critic_blocks) - 1)
             if stage:
-                x = nn.Dense(c.critic_widths[level], kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}")(space_to_depth(x, 2))
+                down = nn.Dense(c.critic_widths[level], kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}")
+                x = hidden(down)(space_to_depth(x, 2))
             for i in range(c.critic_blocks[level]):
                 x = Residual(c.critic_widths[level], depth, self.dtype, name=f"residual{stage}_{i}")(x)
-            if x.shape[1] <= 8 and regions is None:  # regions at 8×8, or 4×4 where the trunk starts there
+            if x.shape[1] <= 8 and regions is None:  # regions at 8×8, or 4×4 if the trunk starts there
                 regions = self.region(lrelu(x)).reshape(x.shape[0], -1, self.region_features)
         assert regions is not None  # the trunk ends at 4×4
         whole = lrelu(self.whole(lrelu(x).reshape(x.shape[0], -1)))
-        return Seen(whole, regions)
+        return ImageFeatures(whole, regions)
 
-    def score(self, seen: Seen, text: Text) -> jax.Array:
-        """f32[B]: realism, plus <projected sentence, whole> (arXiv 1802.05637, eq. 3), plus each token against the regions it
-        attends to (arXiv 1711.10485, eq. 7-9)."""
+    def score(self, seen: ImageFeatures, text: TextFeatures) -> jax.Array:
+        """Returns f32[B], the sum of three terms.
+
+        Realism; the projected sentence times the whole (arXiv 1802.05637, eq. 3); each token times the regions
+        that it attends to (arXiv 1711.10485, eq. 7-9).
+        """
         realism = self.head(seen.whole)[:, 0]
         wide = lambda x: x.astype(jnp.float32)
         sentence = self.scale * jnp.sum(wide(self.project(text.sentence)) * seen.whole, -1)
@@ -80,35 +89,37 @@ class Discriminator(nn.Module):
         return realism + sentence + words
 
     def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
-        """f32[B, K]: the sentence term of `score`, every picture with every sentence."""
-        return self.scale * jnp.matmul(whole_BF, self.project(sentence_KD).T, preferred_element_type=jnp.float32)
+        """Returns f32[B, K], the sentence term of `score` for every image with every sentence."""
+        sentence_KF = self.project(sentence_KD)
+        return self.scale * jnp.matmul(whole_BF, sentence_KF.T, preferred_element_type=jnp.float32)
 
 
 class Detail(nn.Module):
-    """What to add to the patch embeddings, from one residual block in patches half as large, to which the next of `features` adds likewise: the mirror image of
-    the decoder's.
+    """Detail stage, the mirror image of the decoder's: one residual block on patches half as large.
 
-    Starts at zero, so that a trained model goes on where it stood.
+    Each further entry of `features` adds a stage on patches half as large again. What a stage adds starts at
+    zero, so that a trained model continues where it stood.
     """
 
-    features: tuple[int, ...]  # at least one
+    features: tuple[int, ...]  # channels of each stage, at least one
     channels: int
     patch: int
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image_BHWC: jax.Array) -> jax.Array:
-        """[B, H, W, 3] -> [B, h, w, channels]; h is H / (2 patch)."""
+        """Maps [B, H, W, 3] to what is added to the patch embeddings, [B, h, w, channels], h = H / (2 patch)."""
         features, *finer = self.features
         h = Conv3(features, dtype=self.dtype, name="stem")(space_to_depth(image_BHWC, self.patch))
         if finer:
             h += Detail(tuple(finer), features, self.patch // 2, self.dtype, name="detail")(image_BHWC)
         h = Residual(features, 1, self.dtype, name="residual")(h)
-        return nn.Dense(self.channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="down")(space_to_depth(lrelu(h), 2))
+        down = hidden(nn.Dense(self.channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="down"))
+        return down(space_to_depth(lrelu(h), 2))
 
 
 class DcganDiscriminator(nn.Module):
-    """The baseline: strided convolutions to 4×4, the sentence tiled onto the map (arXiv 1605.05396)."""
+    """Baseline: strided convolutions to 4×4, with the sentence tiled onto the map (arXiv 1605.05396)."""
 
     channels: int = 64
     dtype: Dtype = jnp.float32
@@ -117,21 +128,22 @@ class DcganDiscriminator(nn.Module):
         normal = nn.initializers.normal(0.02)
         self.sentence = nn.Dense(128, kernel_init=normal, dtype=self.dtype)
         self.join = nn.Conv(self.channels * 4, (1, 1), kernel_init=normal, dtype=self.dtype)
-        self.head = nn.Dense(1, kernel_init=normal)  # scores are float32
+        self.head = nn.Dense(1, kernel_init=normal)  # float32 at any compute dtype, as scores are subtracted
 
     @nn.compact
-    def see(self, image_BHWC: jax.Array) -> Seen:
-        """f32[B, H, W, 3] -> regions [B, 16, F]."""
+    def image_features(self, image_BHWC: jax.Array) -> ImageFeatures:
+        """Maps f32[B, H, W, 3] in [-1, 1] to the 4×4 map, as regions [B, 16, R] and as a whole [B, 16 R]."""
         normal, x, width, i = nn.initializers.normal(0.02), image_BHWC.astype(self.dtype), self.channels, 0
         while x.shape[1] > 4:
             x = nn.Conv(width, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name=f"conv{i}")(x)
             x = lrelu(x if i == 0 else nn.GroupNorm(1, dtype=self.dtype, name=f"norm{i}")(x))
             width, i = min(2 * width, 512), i + 1
-        return Seen(x.reshape(x.shape[0], -1), x.reshape(x.shape[0], 16, -1))
+        return ImageFeatures(x.reshape(x.shape[0], -1), x.reshape(x.shape[0], 16, -1))
 
-    def score(self, seen: Seen, text: Text) -> jax.Array:
-        """f32[B]."""
+    def score(self, seen: ImageFeatures, text: TextFeatures) -> jax.Array:
+        """Returns f32[B]."""
         words = lrelu(self.sentence(text.sentence))[:, None]
-        x = jnp.concatenate([seen.regions, jnp.broadcast_to(words, (*seen.regions.shape[:2], words.shape[-1]))], -1)
+        words = jnp.broadcast_to(words, (*seen.regions.shape[:2], words.shape[-1]))
+        x = jnp.concatenate([seen.regions, words], -1)
         x = lrelu(self.join(x.reshape(-1, 4, 4, x.shape[-1])))
         return self.head(x.reshape(x.shape[0], -1))[:, 0]

@@ -6,8 +6,9 @@ import pathlib
 import sys
 import time
 
-from dallegan import config, loop, runtime
-from dallegan.cli import run
+from dallegan import config, loop
+from dallegan.io.cli import run
+from dallegan.run import processes as runtime
 
 
 def main():

@@ -14,7 +14,7 @@ from dallegan.errors import UserError
 DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*CredentialsError|40[13])\b")  # as buckets say it
 
 
-def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:
+def write_atomic(path: str | pathlib.Path, data: bytes | str) -> None:
     """Writes a file by way of a temporary one beside it, of a name of its own: a kill leaves the old file or the new one, never half, and of several
     writers at once each leaves it whole. A link stays one; a pipe or a device is written to."""
     path, data = pathlib.Path(path), data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
@@ -32,7 +32,7 @@ def write_whole(path: str | pathlib.Path, data: bytes | str) -> None:
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """UserError where `write_whole` would fail, before minutes of work; leaves nothing behind, and what is there as it is."""
+    """UserError where `write_atomic` would fail, before minutes of work; leaves nothing behind, and what is there as it is."""
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a directory; name a file")
     if not _is_special(path):
@@ -66,7 +66,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def claim(file: IO[bytes], byte: int = 0, wait: bool = False) -> Iterator[bool]:
+def lock_byte(file: IO[bytes], byte: int = 0, wait: bool = False) -> Iterator[bool]:
     """Whether this process could lock the byte, inside; a lock ends with its process, however that ends."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
-from dallegan.cli import parse, run
 from dallegan.errors import UserError
-from dallegan.files import write_whole, writing
+from dallegan.io.cli import parse
+from dallegan.io.files import write_atomic, writing
 from dallegan.sampling import DEFAULT, Model, load, to_uint8
 
 PLATFORMS = "cpu", "cuda", "tpu"
@@ -66,7 +66,7 @@ def drawing(model: Model, stored: Any = jnp.float32) -> Callable[[Any, Any], jax
     """(tokens i32[B, T], noise f32[B, Z]) -> f32[B, H, W, 3] in [-1, 1], computed in float32, with the parameters inside, stored as they are told."""
     gan = dataclasses.replace(model.gan, dtype=jnp.float32)
     kept = jax.tree.map(lambda x: x.astype(stored), model.params["generator"])
-    return lambda tokens, noise: gan.draw({"generator": jax.tree.map(lambda x: x.astype(jnp.float32), kept)}, tokens, noise)
+    return lambda tokens, noise: gan.synthesize({"generator": jax.tree.map(lambda x: x.astype(jnp.float32), kept)}, tokens, noise)
 
 
 def smallest(model: Model) -> Any:
@@ -113,9 +113,9 @@ def onnx(model: Model, rows: int) -> bytes:
     return made
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Parses the command line and exports."""
-    args = parse(Args, "python -m dallegan.export")
+    args = parse(Args, "dallegan export", args=argv)
     if args.out.suffix in ("", ".py", ".onnx", ".model", ".png"):
         raise UserError(f"--out {args.out}: name a file such as {args.out.stem}.jax; the loader, the tokenizer and the picture get its name with other endings")
     if args.onnx < 0:
@@ -130,14 +130,10 @@ def main() -> None:
     names = {"name": args.out.name, "tokenizer": tokenizer.name, "picture": f"{stem}.png", "prompt": PROMPT}
     numbers = {"length": model.tokenizer.length, "noise": model.config.model.noise, "size": model.config.data.size}
     with writing(args.out):
-        write_whole(args.out, artifact(model))
+        write_atomic(args.out, artifact(model))
         model.tokenizer.save(tokenizer)
         encode = (VECTOR if model.config.text.encoder == "frozen" else PIECES).format(**names, **numbers)
-        write_whole(script, LOADER.format(**names, **numbers, encode=encode))
+        write_atomic(script, LOADER.format(**names, **numbers, encode=encode))
         if args.onnx:
-            write_whole(args.out.with_suffix(".onnx"), onnx(model, args.onnx))
+            write_atomic(args.out.with_suffix(".onnx"), onnx(model, args.onnx))
     print(f"{args.out}   {args.out.stat().st_size / 2**20:.1f} MiB, for {', '.join(PLATFORMS)}; draw with it: python {script}")
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dallegan.errors import UserError
-from dallegan.files import writing
+from dallegan.io.files import writing
 
 
 def plot(runs: Sequence[str], out: pathlib.Path) -> None:

@@ -11,15 +11,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from dallegan.cli import parse, run
+from dallegan.commands.save_images import SamplingOptions, write_animation, write_grid, write_pictures
 from dallegan.errors import UserError
-from dallegan.pictures import Order, write_animation, write_grid, write_pictures
+from dallegan.io.cli import parse
 from dallegan.sampling import DEFAULT, Model, load
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # the page works without a network, and tells nobody
@@ -106,12 +106,12 @@ def checked(prompt: str) -> str:
     return prompt
 
 
-def make_order(n: int, seed: int, truncation: float = 1.0, best_of: int = 1) -> Order:
+def make_order(n: int, seed: int, truncation: float = 1.0, best_of: int = 1) -> SamplingOptions:
     """UserError for numbers that the page does not offer."""
     for name, value, low, high in (("pictures", n, 1, MOST), ("seed", seed, 0, 2**32 - 1), ("truncation", truncation, 0, 2), ("best of", best_of, 1, BEST_OF)):
         if value is None or not low <= value <= high:
             raise UserError(f"{name} {value}: from {low} to {high}")
-    return Order(int(n), int(seed), float(truncation), int(best_of))
+    return SamplingOptions(int(n), int(seed), float(truncation), int(best_of))
 
 
 def build(studio: Studio, name: str) -> Any:
@@ -173,9 +173,9 @@ def build(studio: Studio, name: str) -> Any:
     return page.queue(max_size=WAITING, api_open=False)  # else requests by other means would pass it by
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Parses the command line, compiles, and serves until it is stopped."""
-    args = parse(Args, "python -m dallegan.demo")
+    args = parse(Args, "dallegan demo", args=argv)
     if gr is None:
         raise UserError("the demo needs the extra `demo`: pip install 'dallegan[demo]'")
     if not 0 < args.port < 2**16:
@@ -194,7 +194,3 @@ def main() -> None:
             raise UserError(f"cannot serve on {args.host}, port {args.port}: is it taken? Choose another --port ({error})") from None
         print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
         page.block_thread()
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

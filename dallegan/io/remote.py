@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from dallegan.errors import UserError
-from dallegan.files import cache, filesystem, write_whole
+from dallegan.io.files import cache, filesystem, write_atomic
 
 NEEDED = ("config.json", "tokenizer.model", "model.safetensors")  # nothing else is ever fetched, and nothing in these can be executed
 MOST = 2**36  # bytes of a file
@@ -68,7 +68,7 @@ def from_bucket(url: str) -> pathlib.Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name, info in files.items():
             if not (folder / name).exists() or (folder / name).stat().st_size != info["size"]:
-                write_whole(folder / name, fs.cat_file(f"{path}/{name}"))
+                write_atomic(folder / name, fs.cat_file(f"{path}/{name}"))
     except UserError:
         raise
     except Exception as error:  # each kind of bucket has its own

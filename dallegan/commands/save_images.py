@@ -16,8 +16,8 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from dallegan.errors import UserError
-from dallegan.files import write_whole
-from dallegan.image import KINDS, grid, png
+from dallegan.io.files import write_atomic
+from dallegan.io.image import KINDS, grid, png
 from dallegan.sampling import Model
 
 Format = Literal["png", "webp", "jpeg"]
@@ -30,7 +30,7 @@ MOST = 4000  # characters of a prompt in a JPEG file, whose EXIF has room for 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class SavedImage:
     """A picture on disk."""
 
     path: pathlib.Path
@@ -42,7 +42,7 @@ class Written:
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class SamplingOptions:
     """What to draw of each prompt, and how to write it."""
 
     n: int = 4
@@ -60,7 +60,7 @@ class Order:
         return {name: str(value) for name, value in about.items()}
 
 
-def write_pictures(model: Model, prompts: Iterable[str], out: pathlib.Path, order: Order, total: int | None = None, block: int = BLOCK) -> Iterator[Written]:
+def write_pictures(model: Model, prompts: Iterable[str], out: pathlib.Path, order: SamplingOptions, total: int | None = None, block: int = BLOCK) -> Iterator[SavedImage]:
     """Writes one file a picture and yields it, prompt by prompt, at constant memory. total: prompts, where known, for the progress bar.
 
     A file whose metadata say that it is the picture to be drawn is left alone, so that a command that was killed goes on; any other file is never
@@ -79,13 +79,13 @@ def write_pictures(model: Model, prompts: Iterable[str], out: pathlib.Path, orde
                     save(picture, path, order.format, info)
                 elif order.score and score is None:
                     score = float(model.score(open_picture(path)[None], prompt)[0])
-                yield Written(path, prompt, order.seed, k, score, not there)
+                yield SavedImage(path, prompt, order.seed, k, score, not there)
                 bar.update()
                 if k == order.n - 1 and prompt in todo:
                     todo.remove(prompt)  # should it be asked for again, it is there
 
 
-def _draw(model: Model, prompts: Sequence[str], order: Order) -> Iterator[tuple[np.ndarray, float | None]]:
+def _draw(model: Model, prompts: Sequence[str], order: SamplingOptions) -> Iterator[tuple[np.ndarray, float | None]]:
     """Pictures and scores, prompt by prompt."""
     if not prompts:
         return
@@ -102,7 +102,7 @@ def _as_written(images: np.ndarray, form: Format) -> np.ndarray:
     return np.stack([np.asarray(Image.open(io.BytesIO(_encode(x, form, {})))) for x in images]) if form == "jpeg" else images
 
 
-def write_grid(model: Model, written: list[Written], out: pathlib.Path, order: Order, cell: int) -> pathlib.Path:
+def write_grid(model: Model, written: list[SavedImage], out: pathlib.Path, order: SamplingOptions, cell: int) -> pathlib.Path:
     """A sheet of pictures that were written, a row a prompt under its caption, each `cell` pixels wide or more: of so many rows and columns, and of
     such a `cell` at most, that its sides stay below `SHEET`."""
     side, gap, caption = model.config.data.size, 4, 48  # of two lines
@@ -117,7 +117,7 @@ def write_grid(model: Model, written: list[Written], out: pathlib.Path, order: O
     return path
 
 
-def write_animation(model: Model, a: str, b: str, out: pathlib.Path, order: Order, frames: int) -> Iterator[Written]:
+def write_animation(model: Model, a: str, b: str, out: pathlib.Path, order: SamplingOptions, frames: int) -> Iterator[SavedImage]:
     """The way from caption to caption and back, `n` times; of one caption, from noise to noise. GIF, or WebP where that is the format."""
     form, a, b = "webp" if order.format == "webp" else "gif", _plain(a), _plain(b)
     order = dataclasses.replace(order, best_of=1)  # nothing is chosen here
@@ -131,7 +131,7 @@ def write_animation(model: Model, a: str, b: str, out: pathlib.Path, order: Orde
             file, options = io.BytesIO(), {"lossless": True, "exif": exif(info)} if form == "webp" else {"comment": json.dumps(info).encode()}
             pictures[0].save(file, form, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, **options)
             _write(path, file.getvalue())
-        yield Written(path, a, order.seed, k, None, not there)
+        yield SavedImage(path, a, order.seed, k, None, not there)
 
 
 def save(picture: np.ndarray, path: pathlib.Path, form: Format, info: Mapping[str, str]) -> None:
@@ -150,7 +150,7 @@ def _encode(picture: np.ndarray, form: Format, info: Mapping[str, str]) -> bytes
 def _write(path: pathlib.Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        write_atomic(path, data)
     except OSError as error:
         raise UserError(f"cannot write to {path.parent}: {error.strerror}") from None
 
@@ -182,7 +182,7 @@ def open_picture(path: pathlib.Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _place(out: pathlib.Path, info: Mapping[str, str], order: Order) -> tuple[pathlib.Path, bool]:
+def _place(out: pathlib.Path, info: Mapping[str, str], order: SamplingOptions) -> tuple[pathlib.Path, bool]:
     return _free(out, f"{slug(info['prompt'])}-s{info['seed']}-{info['index']}", info, order)
 
 
@@ -196,7 +196,7 @@ def _plain(prompt: str) -> str:
     return prompt.encode("utf-8", "replace").decode()
 
 
-def _free(out: pathlib.Path, stem: str, info: Mapping[str, str], order: Order, suffix: str = "") -> tuple[pathlib.Path, bool]:
+def _free(out: pathlib.Path, stem: str, info: Mapping[str, str], order: SamplingOptions, suffix: str = "") -> tuple[pathlib.Path, bool]:
     """`stem.png`, or `stem-2.png` and so on where that is another picture; and whether it is there already."""
     suffix = suffix or {"jpeg": "jpg"}.get(order.format, order.format)
     for i in itertools.count(1):

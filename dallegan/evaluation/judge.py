@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dallegan.data.grammar import COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene
+from dallegan.data.storybook.grammar import COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene
+from dallegan.io.weights import read_weights
 from dallegan.models.layers import Conv3, Residual, he, lrelu, space_to_depth, to_float
-from dallegan.models.weights import read_weights
 
 SIZES_READ = (32, 64)  # px
 VALUES: dict[str, tuple[str, ...]] = {"kind": OBJECTS, "colour": COLOURS, "size": SIZES, "pose": POSES}  # of each object
@@ -76,7 +76,8 @@ class Judge(nn.Module):
 
 def load_judge(file: pathlib.Path = WEIGHTS) -> Params:
     """The shipped parameters, in float32. UserError where the file is missing, damaged or another network's."""
-    return read_weights(file, jax.eval_shape(Judge().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    expected = jax.eval_shape(Judge().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    return read_weights(file, {"params": expected["params"]})
 
 
 @jax.jit

@@ -17,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dallegan.config import Config, flatten
-from dallegan.curves import read_metrics
-from dallegan.errors import Passing, UserError
-from dallegan.files import write_whole, writing
-from dallegan.runtime import Clock, is_main
+from dallegan.errors import TransientError, UserError
+from dallegan.io.files import write_atomic, writing
+from dallegan.run.curves import read_metrics
+from dallegan.run.processes import Clock, is_main
 
 MAX_SKIPPED = 10  # steps in a row that may come out not finite
 WANDB_ID = "wandb.id"
@@ -32,7 +32,7 @@ class Diverged(UserError):
 
 
 @contextlib.contextmanager
-def surviving(what: str) -> Iterator[None]:
+def warn_on_oserror(what: str) -> Iterator[None]:
     """A full disk costs this file and not the run: a warning."""
     try:
         yield
@@ -66,7 +66,7 @@ class Log:
         if config.log.wandb:
             self._boards.append(WandB(workdir, config))
         with writing(self.path):
-            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         tty = sys.stderr.isatty()
         self._bar = tqdm(
             total=config.images, initial=first * config.batch, unit="img", unit_scale=True, smoothing=0.05, dynamic_ncols=tty,
@@ -109,7 +109,7 @@ class Log:
         line |= {"images_per_second": (step - self._last_step) * self.config.batch / total, "data_wait": max(0.0, spent.get("data", 0.0)) / total}
         line |= {"skipped": self._skipped, "goodput": seconds["step"] / max(sum(seconds.values()), 1e-9), "seconds": seconds}
         if is_main():
-            with surviving(self.path.name):
+            with warn_on_oserror(self.path.name):
                 torn, self._torn = self._torn, True  # until this line is whole: the next does not go on in it
                 with self.path.open("a") as file:
                     file.write("\n" * torn + json.dumps(line) + "\n")
@@ -140,7 +140,7 @@ class TensorBoard:
         from tensorboardX.event_file_writer import EventsWriter
 
         self._events: Any = None
-        with surviving(folder.name):
+        with warn_on_oserror(folder.name):
             folder.mkdir(exist_ok=True)
             self._events = EventsWriter(str(folder / "events"))
 
@@ -153,7 +153,7 @@ class TensorBoard:
             return
         found = {name: value for name, value in line.items() if isinstance(value, int | float) and name not in ("step", "images")}
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in found.items()])
-        with surviving("tensorboard"):
+        with warn_on_oserror("tensorboard"):
             try:
                 self._events.write_event(Event(wall_time=time.time(), step=line["images"], summary=summary))
                 self._events.flush()
@@ -182,7 +182,7 @@ class WandB:
             raise UserError(f"--log.wandb {project}: pip install 'dallegan[wandb]'") from None
         with writing(known):
             if not known.exists():
-                write_whole(known, uuid.uuid4().hex[:8])
+                write_atomic(known, uuid.uuid4().hex[:8])
             name = known.read_text()
         try:
             # console: or it takes stdout and stderr for itself; reinit: or it would write into a run that the caller has open, and end it
@@ -192,7 +192,7 @@ class WandB:
             self._run.define_metric("*", step_metric="images")  # not its own count of lines, which may not go back: a kill undoes some
         except Exception as error:  # of the network, of names, of the account
             why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-            kind = UserError if isinstance(error, UsageError) else Passing
+            kind = UserError if isinstance(error, UsageError) else TransientError
             raise kind(f"--log.wandb {project}: {why}. WANDB_MODE=offline keeps all here, for `wandb sync` later") from None
 
     def write(self, line: dict[str, Any]) -> None:

@@ -9,10 +9,10 @@ import random
 
 import numpy as np
 
-from dallegan.data import art, grammar
-from dallegan.data.grammar import ANIMALS, COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene, Thing
 from dallegan.data.source import Example
-from dallegan.data.sprites import sprite
+from dallegan.data.storybook import art, grammar
+from dallegan.data.storybook.grammar import ANIMALS, COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene, Thing
+from dallegan.data.storybook.sprites import sprite
 from dallegan.errors import UserError
 
 SPLITS = ("train", "test", "heldout")

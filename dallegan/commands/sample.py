@@ -2,22 +2,20 @@
 
 import contextlib
 import dataclasses
-import io
 import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import tyro
 from PIL import Image
 
-from dallegan.cli import parse, run
+from dallegan.commands.save_images import BLOCK, GRID_COLUMNS, GRID_ROWS, Format, SamplingOptions, SavedImage, write_animation, write_grid, write_pictures
 from dallegan.errors import UserError
-from dallegan.pictures import BLOCK, GRID_COLUMNS, GRID_ROWS, Format, Order, Written, write_animation, write_grid, write_pictures
+from dallegan.io.cli import parse
 from dallegan.sampling import DEFAULT, load
-from dallegan.terminal import inline
 from dallegan.tokenizer import is_blank
 
 
@@ -71,9 +69,9 @@ def lines(file: pathlib.Path | None) -> Iterator[str]:
         raise UserError(f"cannot read {file or 'stdin'}: {error.strerror}") from None
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Parses the command line, loads the model, draws and writes."""
-    args = parse(Args, "sample.py")
+    args = parse(Args, "dallegan sample", args=argv)
     check(args)
     stdin = "-" in args.prompts
     once = args.file is not None and args.file.exists() and not args.file.is_file()  # a pipe, which cannot be read twice
@@ -81,12 +79,12 @@ def main() -> None:
     if total == 0 and not args.interpolate:
         raise UserError(f"no prompts in {args.file}: write one a line")
     model = load(args.model)
-    order = Order(args.n, args.seed, args.truncation, args.best_of, args.format, args.overwrite, args.json)
+    order = SamplingOptions(args.n, args.seed, args.truncation, args.best_of, args.format, args.overwrite, args.json)
     given = (lines(None) if prompt == "-" else [prompt] for prompt in args.prompts)
     prompts = itertools.chain(*given, lines(args.file) if args.file else ())
     shown = []
 
-    def tell(written: Written) -> None:
+    def tell(written: SavedImage) -> None:
         about = {"path": str(written.path), "prompt": written.prompt, "seed": written.seed, "index": written.index, "score": written.score}
         print(json.dumps(about, ensure_ascii=False) if args.json else written.path, flush=stdin)
 
@@ -103,18 +101,6 @@ def main() -> None:
     sheet = write_grid(model, shown, args.out, order, args.size)
     if not args.json:
         print(sheet)
-    with Image.open(sheet) as image:
-        if args.show:
+    if args.show:
+        with Image.open(sheet) as image:
             image.show()
-        elif sys.stdout.isatty() and not args.json:
-            image.save(file := io.BytesIO(), "PNG")
-            print(inline(file.getvalue()), end="")
-
-
-def command() -> int:
-    """`dallegan-sample`: the exit code."""
-    return run(main)
-
-
-if __name__ == "__main__":
-    sys.exit(command())

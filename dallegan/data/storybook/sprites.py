@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 
-from dallegan.data.art import Polygon, Sprite, box, ellipse, limb, poly
+from dallegan.data.storybook.art import Polygon, Sprite, box, ellipse, limb, poly
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgpack
@@ -30,14 +30,14 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tqdm import tqdm
 
-from dallegan.cli import parse, run
 from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local, read_manifest
 from dallegan.data.pipeline import CAPTIONS_OF, make_source
 from dallegan.data.source import Files, Source, Unusable
-from dallegan.errors import UserError, stays, told
-from dallegan.files import claim, write_whole, writing
-from dallegan.image import ImageError
+from dallegan.errors import UserError, as_user_error, is_permanent
+from dallegan.io.cli import parse
+from dallegan.io.files import lock_byte, write_atomic, writing
+from dallegan.io.image import ImageError
 from dallegan.tokenizer import Tokenizer
 
 QUALITY: dict[str, dict[str, int]] = {"png": {}, "jpeg": {"quality": 95, "subsampling": 0}, "webp": {"quality": 95}}  # subsampling 0: 4:4:4
@@ -97,7 +97,7 @@ def work(job: Job, tick: Callable[[int], None]) -> None:
             left = [k for k in range(job.shards) if not job.path(k).exists()]
             busy = False
             for k in left or [job.shards]:
-                with claim(claims, k) as mine:
+                with lock_byte(claims, k) as mine:
                     if mine and k == job.shards:
                         if not (job.out / "manifest.json").exists():  # another may have finished meanwhile, and put the notes away
                             finish(job)
@@ -125,15 +125,15 @@ def make(job: Job, shard: int, tick: Callable[[int], None]) -> None:
             tick(1)
         writer.close()
     except OSError as error:  # of the disk or the bucket, not of the picture: it may be there at the next try, and the bytes must be the same
-        mend = "mend it or take it away, and " if stays(error) else ""
-        raise told(error, f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
+        mend = "mend it or take it away, and " if is_permanent(error) else ""
+        raise as_user_error(error, f"cannot read {job.plan['source']}: {error}; {mend}the same command goes on") from None
     except RuntimeError as error:  # the package's own
         raise UserError(f"cannot write {part}: {error}") from None
     with open(part, "rb") as file:
         digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
         os.fsync(file)
     entry = {"name": path.name, "pictures": len(indices) - len(skipped), "bytes": size, "sha256": digest}
-    write_whole(job.notes(shard), json.dumps({"entry": entry, "skipped": skipped}))
+    write_atomic(job.notes(shard), json.dumps({"entry": entry, "skipped": skipped}))
     part.replace(path)
     tick(-len(indices))
 
@@ -163,9 +163,9 @@ def finish(job: Job) -> None:
     reasons = collections.Counter(re.sub(r"\d+", "N", reason) for _, reason in skipped)
     with contextlib.suppress(FileNotFoundError):  # a kill has come after this line once before
         (job.out / TOKENIZER).replace(job.out / "tokenizer.model")
-    write_whole(job.out / "skipped.log", "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+    write_atomic(job.out / "skipped.log", "".join(f"{name}\t{reason}\n" for name, reason in skipped))
     about = {"version": VERSION, **job.plan, "pictures": pictures, "skipped": dict(sorted(reasons.items())), "shards": [n["entry"] for n in notes]}
-    write_whole(job.out / "manifest.json", json.dumps(about, indent=1, ensure_ascii=False))
+    write_atomic(job.out / "manifest.json", json.dumps(about, indent=1, ensure_ascii=False))
 
 
 def cores() -> int:
@@ -202,11 +202,11 @@ def begin(args: Args, out: pathlib.Path) -> Job:
     if len(source) > ENDLESS and not args.limit:
         raise UserError(f"{args.src} has no end: say how many pictures, for example --limit 100000")
     plan |= {"read": min(args.limit or len(source), len(source))}
-    with writing(path), open(out / ".claims", "ab") as claims, claim(claims, BEGIN, wait=True):
+    with writing(path), open(out / ".claims", "ab") as claims, lock_byte(claims, BEGIN, wait=True):
         if not path.exists():
             captions = source.captions(min(CAPTIONS_OF, plan["read"]))  # first: too small a vocabulary should be found out now, not hours later
             Tokenizer.train(captions, args.vocab, TextConfig().length).save(out / TOKENIZER)
-            write_whole(path, json.dumps(plan))
+            write_atomic(path, json.dumps(plan))
         try:
             same(json.loads(path.read_text("utf-8")), plan, out)
         except ValueError:
@@ -256,9 +256,9 @@ def share(job: Job, workers: int) -> None:
         raise UserError(f"a worker ended with exit code {failed[0]}, killed perhaps for want of memory: the same command goes on, with fewer --workers")
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Parses the command line and prepares."""
-    args = parse(Args, "python -m dallegan.prepare")
+    args = parse(Args, "dallegan prepare", args=argv)
     out = local(args.out)
     if there := (out / "manifest.json").exists():
         same(read_manifest(out), options(args), out)
@@ -278,7 +278,3 @@ def main() -> None:
         f"{out} {'was' if there else 'is'} complete: {made['pictures']} pictures of {made['size']} px in {len(made['shards'])} shards.{skipped} "
         f"Train on them: python train.py --data.source arrayrecord:{out} --data.size {made['size']}"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import tyro
 
 from dallegan.config import Config, load_preset, presets
-from dallegan.errors import Passing, UserError, stays
+from dallegan.errors import TransientError, UserError, is_permanent
 
 T = TypeVar("T")
 LESS = "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, or with a smaller --batch"
@@ -74,7 +74,7 @@ def run(main: Callable[[], None]) -> int:
         sys.stdout.flush()  # what is left is written here, where a reader that is gone is noticed
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, Passing) else 2
+        return 1 if isinstance(error, TransientError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -86,7 +86,7 @@ def run(main: Callable[[], None]) -> int:
         if error.errno is None:
             raise
         print(f"error: {error.filename or 'the system says'}: {error.strerror}", file=sys.stderr)
-        return 2 if stays(error) else 1
+        return 2 if is_permanent(error) else 1
     except (MemoryError, RuntimeError, AssertionError) as error:
         if platforms := _away():
             how = "unset it, or pip install 'dallegan[cuda]', 'dallegan[tpu]'"

@@ -22,8 +22,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dallegan.errors import UserError
-from dallegan.files import cache, write_whole
-from dallegan.models.efficientnet import FEATURES, EfficientNetLite0, load_params, weights_file
+from dallegan.evaluation.networks import FEATURES, EfficientNetLite0, load_params, weights_file
+from dallegan.io.files import cache, write_atomic
 from dallegan.models.layers import to_float
 
 CHUNK = 50  # pictures through a network at once
@@ -57,7 +57,7 @@ class Features:
         np.save(data, found)
         with contextlib.suppress(OSError):  # a disk that is full or read-only costs time and nothing else
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, data.getvalue())
+            write_atomic(file, data.getvalue())
             files = sorted(folder.glob("*.npy"), key=lambda f: -f.stat().st_mtime)
             for old, total in zip(files, itertools.accumulate(f.stat().st_size for f in files), strict=True):
                 if total > KEPT:

@@ -24,8 +24,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dallegan.config import ParallelConfig
-from dallegan.errors import Passing, UserError
+from dallegan.errors import TransientError, UserError
 
+HANG = 1800  # seconds without a step after which every process prints its stacks and exits
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
 
 
@@ -138,10 +139,10 @@ def on_main(do: Callable[[], object]) -> None:
         try:
             do()
         except UserError as error:
-            fault = f"{'passing' if isinstance(error, Passing) else 'bad'} {error}"
+            fault = f"{'passing' if isinstance(error, TransientError) else 'bad'} {error}"
     if fault := told_by_main(fault):
         kind, _, text = fault.partition(" ")
-        raise (Passing if kind == "passing" else UserError)(text)
+        raise (TransientError if kind == "passing" else UserError)(text)
 
 
 class Stop:

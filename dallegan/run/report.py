@@ -1,23 +1,19 @@
 """A run on one page: python -m dallegan.report RUN [--out FILE]. A self-contained HTML file that opens from disk. Needs the extra `eval`."""
 
 import base64
-import dataclasses
 import html
 import io
 import json
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from PIL import Image
 
-from dallegan.cli import parse, run
-from dallegan.curves import read_metrics
 from dallegan.errors import UserError
-from dallegan.files import write_whole, writing
+from dallegan.io.files import write_atomic, writing
+from dallegan.run.curves import read_metrics
 
 GRIDS = 8  # sample grids shown, evenly over the run
 CURVES = {
@@ -40,12 +36,6 @@ td:first-child, th:first-child { text-align: left; } pre { background: #f6f6f6; 
 """
 
 
-@dataclasses.dataclass(frozen=True)
-class Args:
-    """Put a run's curves, sample grids, settings and cost on one HTML page."""
-
-    run: Annotated[pathlib.Path, tyro.conf.Positional]  # a run directory, as train.py writes it
-    out: pathlib.Path | None = None  # the file; default: report.html in the run
 
 
 def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
@@ -60,7 +50,7 @@ def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathl
     path = out or folder / "report.html"
     page = make_page(folder.resolve().name, metrics, settings, machine, choose(sorted(folder.glob("samples/*.png")), GRIDS))
     with writing(path):
-        write_whole(path, page)
+        write_atomic(path, page)
     return path
 
 
@@ -179,13 +169,3 @@ def curves(metrics: list[dict[str, Any]]) -> Iterable[str]:
             figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
             drawing = file.getvalue()
             yield f"<figure>{drawing[drawing.index('<svg') :]}<figcaption>{escape(title)}</figcaption></figure>"
-
-
-def main() -> None:
-    """Parses the command line and writes."""
-    args = parse(Args, "python -m dallegan.report")
-    print(write_report(args.run, args.out))
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -9,12 +9,14 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from dallegan.errors import UserError
-from dallegan.files import write_whole
-from dallegan.runtime import all_agree, is_main, told_by_main
+from dallegan.io.files import write_atomic
+from dallegan.run.processes import all_agree, is_main, told_by_main
 
+KEEP = 2  # newest checkpoints that are kept, beside the best one
 SUMS = "checksums.json"  # in a checkpoint's folder: {file: [bytes, crc32]}, written last
 BLOCK = 2**24  # bytes read at once
 
@@ -83,7 +85,7 @@ class Checkpoints:
         if is_main():
             folder = self.directory / str(step)
             with contextlib.suppress(OSError):  # the checkpoint itself is whole
-                write_whole(folder / SUMS, json.dumps(_checksums(folder)))
+                write_atomic(folder / SUMS, json.dumps(_checksums(folder)))
 
     def wait(self) -> bool:
         """Waits for the write in progress; whether it, if there was one, succeeded."""
@@ -108,7 +110,7 @@ class Checkpoints:
             self._orbax.close()
         self._open()  # which removes what is half written
 
-    def restore(self, abstract: Any, step: int | None = None) -> Any | None:
+    def restore(self, abstract: Any, step: int | None = None, partial: bool = False) -> Any | None:
         """The state of a step, or the newest that is intact, with the shapes and shardings of `abstract`; None where nothing was saved.
 
         Several processes restore the same one. UserError where checkpoints exist and none can be read.
@@ -118,7 +120,8 @@ class Checkpoints:
             fault, state = self._fault(step), None
             if not fault:
                 try:
-                    state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
+                    with _partially() if partial else contextlib.nullcontext():
+                        state = self._orbax.load_checkpointables(step, {"state": abstract})["state"]
                 except Exception as error:  # Orbax raises KeyError, NoEntryError, ValueError, ... for what is damaged
                     fault = type(error).__name__
             if all_agree(not fault):
@@ -165,3 +168,28 @@ def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
 def _compare(written: dict[str, list[int]], found: dict[str, list[int]]) -> str:
     changed = sorted(name for name in written if found.get(name) != written[name])
     return "" if not changed else f"{changed[0]} is {'damaged' if changed[0] in found else 'missing'}"
+
+
+def _partially() -> Any:
+    """Orbax's context in which a part of a state may be restored."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    return context
+
+
+def load_state(folder: str | pathlib.Path, abstract: Any, at: str = "") -> Any:
+    """Restores a state, or the part of it that `abstract` has, from a run on one device.
+
+    at: "" for the newest intact checkpoint, "best", or a step. Raises UserError if there is none.
+    """
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+    with contextlib.closing(Checkpoints(folder, KEEP)) as checkpoints:
+        steps, step = checkpoints.steps(), checkpoints.chosen(at)
+        if not steps:
+            raise UserError(f"{folder} has no checkpoint yet: let train.py run until its first one")
+        if at and step not in steps:
+            raise UserError(f"{folder} has no checkpoint @{at}: there are {', '.join(map(str, steps))}")
+        state = checkpoints.restore(abstract, step, partial=True)
+    assert state is not None
+    return state

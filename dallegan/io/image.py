@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from dallegan.files import write_whole
+from dallegan.io.files import write_atomic
 
 MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
 warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of sizes and metadata that are dealt with here
 # of all that Pillow knows; it goes by the bytes, whatever the name, and hands PostScript to another program
 KINDS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
-FONT = pathlib.Path(__file__).parent / "assets" / "NotoSansSC-subset.ttf"
+FONT = pathlib.Path(__file__).parent.parent / "assets" / "NotoSansSC-subset.ttf"
 
 
 class ImageError(ValueError):
@@ -122,4 +122,4 @@ def png(image: Image.Image, info: Mapping[str, str]) -> bytes:
 
 def save_png(image: Image.Image, path: str | pathlib.Path, info: Mapping[str, str]) -> None:
     """Writes a PNG; the file appears whole or not at all."""
-    write_whole(path, png(image, info))
+    write_atomic(path, png(image, info))

@@ -12,7 +12,7 @@ import safetensors.flax
 import safetensors.numpy
 
 from dallegan.errors import UserError
-from dallegan.files import write_whole
+from dallegan.io.files import write_atomic
 
 FORMAT = 1  # of the file: raised when older versions could not read it
 
@@ -20,7 +20,7 @@ FORMAT = 1  # of the file: raised when older versions could not read it
 def write_weights(file: pathlib.Path, params: Any) -> None:
     """Writes a tree of arrays, rounded to bfloat16."""
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
-    write_whole(file, safetensors.flax.save({name: x.astype(jnp.bfloat16) for name, x in flat.items()}, {"dallegan": str(FORMAT)}))
+    write_atomic(file, safetensors.flax.save({name: x.astype(jnp.bfloat16) for name, x in flat.items()}, {"dallegan": str(FORMAT)}))
 
 
 def read_weights(file: pathlib.Path, expected: Any = None) -> Any:

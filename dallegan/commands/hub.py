@@ -5,22 +5,22 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Annotated
 
 import jax
 import tyro
 
-from dallegan.checkpoint import Checkpoints
-from dallegan.cli import parse, run
-from dallegan.curves import evaluated
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
-from dallegan.files import write_whole
-from dallegan.image import grid, save_png
-from dallegan.remote import NEEDED, explain, fetch, hub
-from dallegan.sampling import SHIPPED, Model, load, parted
+from dallegan.io.cli import parse
+from dallegan.io.files import write_atomic
+from dallegan.io.image import grid, save_png
+from dallegan.io.remote import NEEDED, explain, fetch, hub
+from dallegan.run.checkpoint import Checkpoints
+from dallegan.run.curves import evaluated
+from dallegan.sampling import SHIPPED, Model, load, split_checkpoint
 
 BEAR = "一只棕色的大熊站在雪地里", "a big brown bear standing in the snow"
 
@@ -84,7 +84,7 @@ def upload(args: Upload) -> None:
             text = args.card.read_text("utf-8") if args.card else card(model, args.name, args.license, prompts, measured(args.model, model.config.log.keep))
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {args.card}: {error}") from None
-        write_whole(folder / "README.md", text)
+        write_atomic(folder / "README.md", text)
         try:
             api = package.HfApi(library_name="dallegan")
             url = api.create_repo(args.name, private=args.private, exist_ok=True)
@@ -104,7 +104,7 @@ def example_prompts(model: Model) -> list[str]:
 
 def measured(path: str, keep: int) -> dict[str, float]:
     """The last evaluation in a run's metrics.jsonl up to the checkpoint that is loaded from "RUN" or "RUN@best"; {} where there is none."""
-    name, at = parted(path)
+    name, at = split_checkpoint(path)
     run = pathlib.Path(name).expanduser()
     if not (run / "checkpoints").is_dir():
         return {}
@@ -165,14 +165,10 @@ good for, what it is not, and under what licence its data are.
 """
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Parses the command line, and downloads or uploads."""
-    args = parse(Command, "python -m dallegan.hub", description=__doc__)  # type: ignore[arg-type]  # a union of two
+    args = parse(Command, "dallegan hub", args=argv, description=__doc__)  # type: ignore[arg-type]  # a union of two
     if isinstance(args, Download):
         download(args)
     else:
         upload(args)
-
-
-if __name__ == "__main__":
-    sys.exit(run(main))

@@ -1,0 +1,1 @@
+"""The commands of `dallegan COMMAND`, one module each."""

@@ -1,0 +1,1 @@
+"""The built-in storybook: procedural illustrated scenes with bilingual captions."""

@@ -1,0 +1,1 @@
+"""Files, buckets, images, weights and command lines."""

@@ -1,0 +1,1 @@
+"""A run's directory, its checkpoints, its processes, and what it reports."""
