@@ -4,6 +4,8 @@ Real and generated images pass through augmentation, and the generator's gradien
 the generator is never punished for what augmentation does.
 """
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,9 @@ from dallegan.shapes import Float, Given, Images, Int
 class AugmentParams(flax.struct.PyTreeNode):
     """The random numbers of each image's augmentation."""
 
-    offset: jax.Array  # i32[B, 2] in 0..2 reach, down and right
-    colour: jax.Array  # f32[B, 3] in [-1, 1]: brightness, saturation, contrast
-    cutout: jax.Array  # f32[B, 2] in [0, 1): centre of the blanked square
+    offset: Any  # i32[B, 2] in 0..2 reach, down and right
+    colour: Any  # f32[B, 3] in [-1, 1]: brightness, saturation, contrast
+    cutout: Any  # f32[B, 2] in [0, 1): centre of the blanked square
 
 
 def sample_params(key: jax.Array, count: int, reach: int) -> AugmentParams:

@@ -42,7 +42,7 @@ def make_optimizer(gan: Gan, optim: OptimConfig, steps: int) -> optax.GradientTr
 
 
 def adam(optim: OptimConfig, lr: tuple[float, float], steps: int) -> optax.GradientTransformation:
-    """Adam at the run's learning rate; with β1 = 0 it is RMSProp with bias correction, which keeps one moment."""
+    """Adam at the run's learning rate; with β1 = 0, RMSProp with bias correction, which keeps one moment."""
     rate, (beta1, beta2) = lambda step: learning_rate(optim, lr, step, steps), optim.betas
     if beta1:
         return optax.adam(rate, beta1, beta2, EPSILON)

@@ -1,6 +1,7 @@
 """Runs three steps in several ways on eight simulated devices, for test_parallel.py.
 
-Arguments: names of some of WAYS. Prints as JSON how far each way is from one device's, and what its devices exchange.
+Arguments: names of some of WAYS. Prints as JSON how far each way is from one device, and what its devices
+exchange.
 """
 
 import json

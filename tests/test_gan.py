@@ -62,7 +62,7 @@ def test_shapes(encoder, recipe):
 @pytest.mark.parametrize("recipe", ["residual", "dcgan"])
 def test_bytes_are_not_taken_for_pictures(recipe):
     critic, image = make(model__recipe=recipe).gan.critic, jnp.zeros((1, 16, 16, 3), jnp.uint8)
-    with pytest.raises(TypeError, match=r"not uint8: see dallegan.models.layers.to_float"):
+    with pytest.raises(TypeError, match=r"not uint8: use models.layers.to_float"):
         jax.eval_shape(lambda: critic.init(KEY, image, method="image_features"))
 
 
@@ -192,7 +192,7 @@ def test_padding_does_not_change_a_caption():
 
 @pytest.mark.parametrize(("prenorm", "least", "most"), [(False, 0.0, 0.05), (True, 0.1, 0.3)])
 def test_a_fresh_gru_hears_the_order_of_words_through_a_layer_norm(prenorm, least, most):
-    """Swapping two words moves the sentence by this fraction of the distance to another; without it, a bag of words."""
+    """Swapping two words moves the sentence by this fraction of the distance to another sentence."""
     gan = make(text__prenorm=prenorm)
     params, tokens = gan.init(KEY), jax.random.randint(KEY, (32, 12), 3, 500)
     sentence = lambda order: gan.encode(params, tokens[:, jnp.array(order)]).sentence

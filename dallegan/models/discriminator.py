@@ -112,7 +112,7 @@ class Detail(nn.Module):
 
     @nn.compact
     def __call__(self, image_BHWC: jax.Array) -> jax.Array:
-        """Maps [B, H, W, 3] to a correction of the patch embeddings, [B, h, w, channels], h = H / (2 patch)."""
+        """Maps [B, H, W, 3] to a correction of the patch embeddings [B, h, w, channels], h = H / 2 patch."""
         features, *finer = self.features
         h = Conv3(features, dtype=self.dtype, name="stem")(space_to_depth(image_BHWC, self.patch))
         if finer:

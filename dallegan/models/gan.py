@@ -79,7 +79,7 @@ class Critic(nn.Module):
     def image_features(self, image_BHWC: jax.Array) -> ImageFeatures:
         if not jnp.issubdtype(image_BHWC.dtype, jnp.floating):  # `Model.sample` returns uint8
             raise TypeError(
-                f"images must be floats in [-1, 1], not {image_BHWC.dtype}: see dallegan.models.layers.to_float"
+                f"images must be floats in [-1, 1], not {image_BHWC.dtype}: use models.layers.to_float"
             )
         return self.discriminator.image_features(image_BHWC)
 

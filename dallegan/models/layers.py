@@ -152,7 +152,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, scale_shift_B4C: jax.Array | None = None) -> jax.Array:
-        """Applies the block, modulated feature-wise (arXiv 1709.07871) by a scale and a shift per convolution."""
+        """Applies the block; a scale and a shift per convolution modulate features (arXiv 1709.07871)."""
         h = x_BHWC
         for i, init in enumerate((he(self.depth**-0.5), zeros)):
             if scale_shift_B4C is not None:
@@ -163,7 +163,7 @@ class Residual(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention of each position of a feature map to the caption's tokens, added by a LayerScale from 1e-5."""
+    """Attention of each position of a feature map to the caption's tokens, added by a LayerScale."""
 
     heads: int = 4
     dtype: Dtype = jnp.float32
