@@ -20,7 +20,10 @@ def test_a_batch_is_a_function_of_seed_and_step(parts):
     for key in ("image", "tokens", "negative"):
         np.testing.assert_array_equal(first[3][key], resumed[key])
     other = tiny(seed=1)
-    assert (next(make_batches(make_dataset(make_source(other), parts[1], other), other, 0))["image"] != first[0]["image"]).any()
+    assert (
+        next(make_batches(make_dataset(make_source(other), parts[1], other), other, 0))["image"]
+        != first[0]["image"]
+    ).any()
 
 
 def test_shapes(parts):
@@ -36,7 +39,9 @@ def test_processes_share_the_same_global_batch(parts, shards):
     whole = make_dataset(*parts)
     pieces = [make_dataset(*parts, shard, shards) for shard in range(shards)]
     for step in (0, 5):
-        np.testing.assert_array_equal(np.concatenate([p[step]["image"] for p in pieces]), whole[step]["image"])
+        np.testing.assert_array_equal(
+            np.concatenate([p[step]["image"] for p in pieces]), whole[step]["image"]
+        )
 
 
 def test_unknown_source():
@@ -45,7 +50,7 @@ def test_unknown_source():
             make_source(tiny(data__source=source))
 
 
-def test_pictures_of_another_kind_are_refused(parts):
+def test_images_of_another_type_are_refused(parts):
     source, tokenizer, config = parts
 
     class Floats:
@@ -55,5 +60,5 @@ def test_pictures_of_another_kind_are_refused(parts):
             found = source.example(index, rng)
             return found._replace(image=found.image / np.float32(255))
 
-    with pytest.raises(UserError, match=r"picture \d+ is float32\[16, 16, 3\], and must be uint8\[16, 16, 3\]"):
+    with pytest.raises(UserError, match=r"image \d+ is float32\[16, 16, 3\], and must be uint8\[16, 16, 3\]"):
         next(make_batches(make_dataset(Floats(), tokenizer, config), config, 0))

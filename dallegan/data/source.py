@@ -29,9 +29,7 @@ class Source(Protocol):
     splits: tuple[str, ...] = ("train",)  # what `make_source(config, split)` takes; the first is "train"
     skipped: Mapping[str, str] = types.MappingProxyType({})  # what cannot be used: name -> reason
     tokenizers: Mapping[int, pathlib.Path] = types.MappingProxyType({})  # vocabulary -> tokenizer file
-    truth: bool = (
-        False  # whether `Example.truth` is the storybook's (Scene, Caption), which the judge can check
-    )
+    truth: bool = False  # whether `Example.truth` is (Scene, Caption), which the storybook's judge can check
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
