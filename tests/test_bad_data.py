@@ -14,8 +14,8 @@ from test_tfds import Toy
 from test_webdataset import image_file, sample, write_tar
 
 from dallegan.data.arrayrecord import ArrayRecord
-from dallegan.data.folder import Folder
 from dallegan.data.file_source import MAX_CAPTION, READ_ERRORS, clean_captions
+from dallegan.data.folder import Folder
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.data.tfds import Tfds
 from dallegan.data.webdataset import WebDataset
@@ -54,10 +54,18 @@ def files():
     exif[0x0112] = 6
     deep = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160)
     for kind, shown, options in (
-        ("JPEG", image, {"exif": exif}), ("JPEG", image, {"progressive": True}), ("JPEG", image.convert("CMYK"), {}), ("PNG", image, {}), ("PNG", deep, {}),
-        ("PNG", image.convert("P"), {"transparency": 3}), ("WEBP", image.convert("RGBA"), {}), ("GIF", image, {"save_all": True, "append_images": [image]}),
-        ("TIFF", image, {"compression": "tiff_lzw"}), ("BMP", image, {}), ("PNG", image, {"save_all": True, "append_images": [image]}),
-    ):  # fmt: skip
+        ("JPEG", image, {"exif": exif}),
+        ("JPEG", image, {"progressive": True}),
+        ("JPEG", image.convert("CMYK"), {}),
+        ("PNG", image, {}),
+        ("PNG", deep, {}),
+        ("PNG", image.convert("P"), {"transparency": 3}),
+        ("WEBP", image.convert("RGBA"), {}),
+        ("GIF", image, {"save_all": True, "append_images": [image]}),
+        ("TIFF", image, {"compression": "tiff_lzw"}),
+        ("BMP", image, {}),
+        ("PNG", image, {"save_all": True, "append_images": [image]}),
+    ):
         file = io.BytesIO()
         shown.save(file, kind, **options)
         yield file.getvalue()

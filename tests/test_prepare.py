@@ -402,9 +402,32 @@ def test_the_manifest_describes_the_shards(undisturbed):
     import hashlib
 
     about = json.loads((undisturbed / "manifest.json").read_text())
-    assert {k: about[k] for k in ("version", "source", "size", "limit", "shard", "format", "vocab", "read", "pictures", "skipped")} == {
-        "version": 1, "source": "storybook", "size": 16, "limit": 400, "shard": 20, "format": "png", "vocab": 1024, "read": 400, "pictures": 400, "skipped": {},
-    }  # fmt: skip
+    assert {
+        k: about[k]
+        for k in (
+            "version",
+            "source",
+            "size",
+            "limit",
+            "shard",
+            "format",
+            "vocab",
+            "read",
+            "pictures",
+            "skipped",
+        )
+    } == {
+        "version": 1,
+        "source": "storybook",
+        "size": 16,
+        "limit": 400,
+        "shard": 20,
+        "format": "png",
+        "vocab": 1024,
+        "read": 400,
+        "pictures": 400,
+        "skipped": {},
+    }
     assert [s["name"] for s in about["shards"]] == [f"data-{k:05d}-of-00020.array_record" for k in range(20)]
     for shard in about["shards"]:
         assert hashlib.sha256((undisturbed / shard["name"]).read_bytes()).hexdigest() == shard["sha256"]

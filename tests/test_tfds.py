@@ -13,8 +13,8 @@ import tensorflow_datasets as tfds
 from conftest import tiny
 from test_webdataset import image_file
 
-from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
 from dallegan.data.file_source import UnusableRecord
+from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
 from dallegan.data.tfds import Tfds
 from dallegan.errors import UserError
 from dallegan.io.image import read_image
@@ -29,7 +29,7 @@ class Toy(tfds.core.GeneratorBasedBuilder):
         "captions": tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64}),
         "about": tfds.features.FeaturesDict({"thumb": tfds.features.Image(), "text": tfds.features.Text()}),
         "label": tfds.features.ClassLabel(names=["polar_bear", "cat"]),
-    }  # fmt: skip
+    }
 
     def _info(self):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self.FEATURES))

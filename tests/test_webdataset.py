@@ -145,11 +145,18 @@ def test_what_cannot_be_used_is_skipped_and_named(tmp_path):
         pass
     source = WebDataset(str(tmp_path / "{a,cut,damaged,text,empty,gone}.tar"), 16)
     reasons = {
-        "a.tar:silent": "no caption", "a.tar:blind": "no image", "a.tar:00000.png": "00000 has another image",
-        "a.tar:e.jpg": "0 bytes", "a.tar:e": "no image",
-        "cut.tar:00002.jpg": "truncated", "cut.tar": "unexpected end of data; 1 names", "damaged.tar": "truncated or damaged; 1 names",
-        "text.tar": "ReadError", "empty.tar": "ReadError: empty file", "gone.tar": "No such file",
-    }  # fmt: skip
+        "a.tar:silent": "no caption",
+        "a.tar:blind": "no image",
+        "a.tar:00000.png": "00000 has another image",
+        "a.tar:e.jpg": "0 bytes",
+        "a.tar:e": "no image",
+        "cut.tar:00002.jpg": "truncated",
+        "cut.tar": "unexpected end of data; 1 names",
+        "damaged.tar": "truncated or damaged; 1 names",
+        "text.tar": "ReadError",
+        "empty.tar": "ReadError: empty file",
+        "gone.tar": "No such file",
+    }
     assert [source.captions_of(i)[0] for i in range(len(source))] == ["caption 0", "caption 1", "caption 1"]
     assert {k: v for k, v in reasons.items() if v not in source.skipped.get(k, "")} == {}
     with pytest.raises(UserError, match=r"no captioned images in .*gunzip"):
