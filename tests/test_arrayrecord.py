@@ -141,7 +141,7 @@ def test_a_shard_that_is_away_is_read_again_once_it_is_back(tmp_path):
         source.captions_of(0)
     with pytest.raises(
         UserError,
-        match=r"cannot read the captions of data-00000-of-00001.array_record:0: open\(\) failed: .*; try again$",
+        match=r"cannot read the captions of data-.*array_record:0: open\(\) failed: .*; try again$",
     ):
         source.captions(1)
     (tmp_path / "away").rename(shard)

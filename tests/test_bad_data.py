@@ -1,4 +1,7 @@
-"""Bad data never crash: 3,500 damaged images, tars, lines, captions and records are read, skipped or one UserError."""
+"""Bad data never crash: 3,500 damaged files, lines, captions and records.
+
+Each is read, skipped by name, or one UserError.
+"""
 
 import io
 import json
@@ -75,7 +78,7 @@ FILES = list(files())
 
 
 def visit(make, of):
-    """Reads everything: each image is read or skipped by name. If fewer than `of` are read, something says why."""
+    """Reads all images: each is read or skipped by name. If fewer than `of` are read, there is a reason."""
     errors, read = [], 0
     try:
         source = make()
@@ -100,7 +103,7 @@ def visit(make, of):
 
 @times(1000)
 @given(st.sampled_from(FILES), edits, cuts)
-def test_pictures(whole, edits, cut):
+def test_images(whole, edits, cut):
     why = "none"
     try:
         assert read_image(damaged(whole, edits, cut), 8).shape == (8, 8, 3)
@@ -151,7 +154,7 @@ json_values = st.recursive(
 
 
 def test_invisible_captions_are_none(tmp_path):
-    """A text that cannot be asked of a model is no caption, since sample grids and evaluation ask for captions."""
+    """A text that a model cannot be asked for is no caption: sample grids and evaluation ask for captions."""
     invisible = ["\u200b", "\ufeff", "\u2060 \u00ad", "\0", "\x07", "", " "]
     assert clean_captions([*invisible, "a cat", "猫"]) == ["a cat", "猫"]
     assert clean_captions("\u200b" * MAX_CAPTION + "a cat") == []
@@ -160,7 +163,7 @@ def test_invisible_captions_are_none(tmp_path):
 
 @pytest.mark.parametrize(("error", "kept", "tries"), [(5, 2, 3), (5, 9, 4), (2, 9, 1)])
 def test_an_error_that_may_pass_is_retried(tmp_path, monkeypatch, error, kept, tries):
-    """After an I/O error (5) an image is tried three more times before another takes its place; a missing file (2) is not."""
+    """After an I/O error (5) an image is tried three more times, after a missing file (2) it is not."""
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(image_file(i))
         (tmp_path / f"{i}.txt").write_text(f"number {i}")

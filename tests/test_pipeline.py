@@ -1,8 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 from conftest import tiny
 
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
+from dallegan.data.source import Example, Source
 from dallegan.errors import UserError
 
 
@@ -53,8 +56,9 @@ def test_unknown_source():
 def test_images_of_another_type_are_refused(parts):
     source, tokenizer, config = parts
 
-    class Floats:
-        __len__ = source.__len__
+    class Floats(Source):
+        def __len__(self):
+            return len(source)
 
         def example(self, index, rng):
             found = source.example(index, rng)
@@ -62,3 +66,45 @@ def test_images_of_another_type_are_refused(parts):
 
     with pytest.raises(UserError, match=r"image \d+ is float32\[16, 16, 3\], and must be uint8\[16, 16, 3\]"):
         next(make_batches(make_dataset(Floats(), tokenizer, config), config, 0))
+
+
+class Shades(Source):
+    """Grey images; all that a source must have."""
+
+    def __len__(self):
+        return 20
+
+    def example(self, index, rng):
+        caption = rng.choice([f"shade {index}", f"grey {index}"])
+        return Example(np.full((16, 16, 3), index, np.uint8), str(caption), f"shade {(index + 1) % 20}")
+
+
+def test_a_source_of_your_own_needs_two_methods():
+    source, config = Shades(), tiny(text__vocab=300)
+    assert (source.splits, source.truth, *map(len, (source.skipped, source.tokenizers))) == (
+        ("train",),
+        False,
+        0,
+        0,
+    )
+    assert len(source.captions(9)) == 9
+    assert len(source.captions(99)) == 20
+    assert [prompt.split()[1] for prompt in source.prompts()] == [str(i) for i in range(0, 16, 2)]
+    batch = make_dataset(source, make_tokenizer(source, config), config)[0]
+    assert batch["image"].shape == (8, 16, 16, 3)
+
+    class Half(Source):
+        def __len__(self):
+            return 1
+
+    with pytest.raises(TypeError, match=r"abstract method '?example"):
+        Half()
+
+
+@pytest.mark.parametrize(("name", "truth"), [("storybook", True), ("emoji", False)])
+def test_procedural_sources_have_the_splits_that_they_name(name, truth):
+    config = tiny(data__source=name)
+    source = make_source(config)
+    assert (source.splits, source.truth, dict(source.skipped)) == (("train", "test", "heldout"), truth, {})
+    captions = [make_source(config, split).captions(20) for split in source.splits]
+    assert all(a != b for a, b in itertools.combinations(captions, 2))

@@ -1,4 +1,4 @@
-"""Prepared shards hold the source's images and captions: the same bytes, whoever wrote them after however many kills."""
+"""Prepared shards hold the source's images and captions: the same bytes by whoever and after any kills."""
 
 import contextlib
 import filecmp
@@ -139,7 +139,7 @@ def test_images_and_captions_are_those_of_the_source(undisturbed, tmp_path, here
     write_tar(
         tmp_path / "a.tar", [*sample(0), ("b.png", image_file(1)), ("b.json", b"{}"), ("c.txt", b"blind")]
     )
-    # reading captions for the tokenizer skips some, which a command that joins does not read: each is counted once
+    # reading captions for the tokenizer skips some, and a command that joins does not: each is counted once
     for name in ("alone", "joins"):
         args = prepare.Args(f"webdataset:{tmp_path}/a.tar", str(tmp_path / name), 16)
         if name == "joins":
@@ -299,7 +299,8 @@ def test_other_options_or_data_are_refused(undisturbed, tmp_path, here):
         )
         assert (code, error) == (
             2,
-            f"error: {out} was begun with other options or data (size: 16 -> 32; vocab: 1024 -> 600): use the same options and data, or another OUT\n",
+            f"error: {out} was begun with other options or data (size: 16 -> 32; vocab: 1024 -> 600): "
+            "use the same options and data, or another OUT\n",
         )
     write_tar(tmp_path / "a.tar", sample(0) + sample(1))
     args = ("--size", 16)

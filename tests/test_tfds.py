@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import tiny
+from tensorflow_datasets.core import read_only_builder
+from tensorflow_datasets.core.dataset_info import DatasetInfoFileError
 from test_webdataset import image_file
 
 from dallegan.data.file_source import UnusableRecord
 from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
-from dallegan.data.tfds import Tfds
+from dallegan.data.tfds import Tfds, find_prepared
 from dallegan.errors import UserError
 from dallegan.io.image import read_image
 
@@ -117,7 +119,7 @@ def test_processes_agree(folder):
         (
             "toy",
             {"image": "label"},
-            r"no feature 'label' that can be the image. There are: .*about/thumb \(Image\), .*image \(Image\)",
+            r"no feature 'label' that can be the image. There are: .*about/thumb \(Image\), .*image \(Imag",
         ),
         ("toy", {"text": "image"}, "no feature 'image' that can be the text"),
         ("toy", {"colour": "1"}, "after the [?] goes split=... & image=... & text=... & data_dir=..."),
@@ -149,23 +151,76 @@ def test_damaged_files(folder, tmp_path):
         read(tmp_path)
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_data_set_runs_no_code(folder, tmp_path, monkeypatch, legacy):
-    """Not even if the class of a feature could be imported, in any form in which features.json can name it."""
+EVIL = {"type": "evil.Image", "content": {}}
+FEATURES_DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+EVIL_PROTO = {"features": {"image": {"pythonClassName": "evil.Image"}}}
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        EVIL,
+        {"pythonClassName": "evil.Image"},
+        {"python_class_name": "evil.Image"},
+        {"pythonClassName": FEATURES_DICT, "featuresDict": EVIL_PROTO},
+        {"pythonClassName": FEATURES_DICT, "jsonFeature": {"json": json.dumps({"image": EVIL})}},
+        {
+            "type": FEATURES_DICT,
+            "content": json.dumps(EVIL_PROTO),
+            "proto_cls": "tensorflow_datasets.FeaturesDict",
+        },
+    ],
+)
+def test_a_data_set_runs_no_code(folder, tmp_path, monkeypatch, features):
+    """Not even if the class of a feature could be imported, in every form in which TFDS would import it."""
     shutil.copytree(folder / "toy", tmp_path / "toy")
     (tmp_path / "evil.py").write_text("raise SystemExit('this was run')")
     monkeypatch.syspath_prepend(tmp_path)
-    about = tmp_path / "toy" / "1.0.0" / "features.json"
-    if legacy:
-        about.write_text(json.dumps({"type": "evil.Image", "content": {}}))
-    else:
-        text = about.read_text()
-        assert "tensorflow_datasets.core.features.image_feature.Image" in text
-        about.write_text(text.replace("tensorflow_datasets.core.features.image_feature.Image", "evil.Image"))
+    about = tmp_path / "toy" / "1.0.0"
+    (about / "features.json").write_text(json.dumps(features))
+    with pytest.raises(SystemExit, match="this was run"):
+        tfds.features.FeatureConnector.from_config(str(about))
     with pytest.raises(UserError, match=r"of the class evil\.Image, whose code would have to be run"):
         read(tmp_path)
     assert "evil" not in sys.modules
     assert len(read(folder)) == 8
+
+
+def test_the_newest_version_of_the_default_configuration_is_found(tmp_path):
+    for version in (
+        "one/1.0.0",
+        "one/1.10.0",
+        "one/1.9.0",
+        "one/2.0.0",
+        "two/a/3.0.0",
+        "two/b/1.0.0",
+        "old/1.0.0",
+    ):
+        (tmp_path / version).mkdir(parents=True)
+        (tmp_path / version / "features.json").touch()
+    (
+        tmp_path / "old" / "1.0.0" / "features.json"
+    ).unlink()  # prepared by a TFDS that did not write the features
+    (tmp_path / "one" / "incomplete.XYZ_3.0.0").mkdir()
+    (tmp_path / "two" / ".config").mkdir()
+    (tmp_path / "two" / ".config" / "metadata.json").write_text('{"default_config_name": "b"}')
+    cases = {
+        "one": "one/2.0.0",
+        "one:1.9.0": "one/1.9.0",
+        "one:1.*.*": "one/1.10.0",
+        "two": "two/b/1.0.0",
+        "two/a": "two/a/3.0.0",
+        "two/a:3.0.0": "two/a/3.0.0",
+    }
+    for name, found in cases.items():
+        assert find_prepared(name, str(tmp_path)) == tmp_path / found
+        # TFDS's own search agrees
+        with pytest.raises(DatasetInfoFileError) as error:
+            read_only_builder.builder_from_files(name, data_dir=str(tmp_path))
+        assert str(tmp_path / found) in str(error.value)
+    for name in ("old", "one:1.2.3", "one:latest", "two/c", "two:3.0.0", "three"):
+        with pytest.raises(UserError, match=f"no data set {name} in "):
+            find_prepared(name, str(tmp_path))
 
 
 def test_a_missing_file_is_not_taken_for_a_damaged_record(folder, tmp_path):

@@ -343,8 +343,8 @@ def main(argv: Sequence[str]) -> None:
     manifest = read_manifest(out)
     skipped = sum(manifest.get("skipped", {}).values())
     print(
-        f"{out} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} px "
-        f"in {len(manifest['shards'])} shards. "
+        f"{out} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} "
+        f"px in {len(manifest['shards'])} shards. "
         + (f"{skipped} were skipped, named in {out / 'skipped.log'}. " if skipped else "")
         + f"Train on them: dallegan train --data.source arrayrecord:{out} --data.size {manifest['size']}"
     )

@@ -44,14 +44,15 @@ class Source(Protocol):
 
         By default the examples are made for their captions alone; override this if images take long to make.
         """
-        return [self._caption(i) for i in range(min(limit, len(self)))]
+        return [_caption(self, i) for i in range(min(limit, len(self)))]
 
     def prompts(self) -> list[str]:
         """Returns the captions of sample grids: by default those of up to eight examples, spread over all."""
-        return [self._caption(i) for i in spread(len(self))]
+        return [_caption(self, i) for i in spread(len(self))]
 
-    def _caption(self, index: int) -> str:
-        return self.example(index, np.random.default_rng(index)).caption
+
+def _caption(source: Source, index: int) -> str:
+    return source.example(index, np.random.default_rng(index)).caption
 
 
 def spread(count: int, most: int = 8) -> range:

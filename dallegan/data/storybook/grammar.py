@@ -36,7 +36,7 @@ ZH_OBJECT = {  # measure word, noun
     "umbrella": ("把", "雨伞"),
     "snowman": ("个", "雪人"),
 }
-ZH_COLOUR = dict(zip(COLOURS, ("红", "橙", "黄", "绿", "蓝", "紫", "粉", "棕", "黑", "白"), strict=True))
+ZH_COLOUR: dict[str, str] = dict(zip(COLOURS, "红橙黄绿蓝紫粉棕黑白", strict=True))
 ZH_SIZE = {"big": "大", "small": "小"}
 ZH_PLACE = {
     "snow": "雪地里",

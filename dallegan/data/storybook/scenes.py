@@ -56,9 +56,11 @@ def draw_scene(rng: random.Random, split: str, objects: int) -> Scene:
     place = rng.choice(PLACES)
     count = rng.choice(range(1, objects + 1))
     things: list[Thing] = []
-    allowed = lambda pair: (
-        in_split(is_heldout(*pair, place), split) and all(pair[0] != t.kind for t in things)
-    )
+
+    def allowed(pair: tuple[str, str]) -> bool:
+        kind, colour = pair
+        return in_split(is_heldout(kind, colour, place), split) and all(kind != t.kind for t in things)
+
     for _ in range(count):
         kind, colour = draw_until(allowed, lambda: (rng.choice(OBJECTS), rng.choice(COLOURS)))
         things.append(Thing(kind, colour, rng.choice(SIZES), rng.choice(POSES) if kind in ANIMALS else None))
