@@ -30,8 +30,8 @@ class Discs(Source):
         image = np.where(disc[..., None], COLOURS[str(name)], 255).astype(np.uint8)
         return Example(image, f"a {name} disc", f"a {other} disc")
 
-    # The rest is inherited: `captions` (tokenizer) and `prompts` (sample grids) come from the examples, so override
-    # them if images take long to make. `splits` is ("train",), `skipped` and `tokenizers` are empty.
+    # The rest is inherited. `captions` (for the tokenizer) and `prompts` (for sample grids) come from the
+    # examples: override them if images take long to make. `splits` is ("train",), `skipped` is empty.
 
 
 # %%

@@ -135,12 +135,12 @@ def test_tars(tmp_path, edits, cut, kind, aimed):
 
 @times(200)
 @given(st.lists(st.tuples(edits, cuts), min_size=4, max_size=4), edits, cuts, st.binary(max_size=40))
-def test_folders(tmp_path, pictures, edits, cut, junk):
+def test_folders(tmp_path, changes, edits, cut, junk):
     lines = "\n".join(
         json.dumps({"file_name": f"{i}.png", "text": ["a red one", "一个"]}) for i in range(4)
     ).encode()
     (tmp_path / "metadata.jsonl").write_bytes(damaged(lines, edits, cut) + junk)
-    for i, change in enumerate(pictures):
+    for i, change in enumerate(changes):
         (tmp_path / f"{i}.png").write_bytes(damaged(FILES[i], *change))
     visit(lambda: Folder(str(tmp_path), 8), 4)
     visit(lambda: Folder(str(tmp_path), 8, check=False), 4)

@@ -160,7 +160,7 @@ def test_unusable_folders_are_one_error(tmp_path):
     with pytest.raises(UserError, match="no captioned images"):
         Folder(str(tmp_path), 16)
     plain().save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"no captioned images .* 1 files skipped.*no caption"):
+    with pytest.raises(UserError, match=r"no captioned images .* 1 skipped.*no caption"):
         Folder(str(tmp_path), 16)
 
 

@@ -78,7 +78,7 @@ def rows(source):
             yield source.captions_of(i), source.load(i)[0]
 
 
-def test_pictures_and_captions(folder):
+def test_images_and_captions(folder):
     source = read(folder)
     found = {int(texts[0].split()[1]): (texts, image) for texts, image in rows(source)}
     assert sorted(found) == [0, 1, 2, 3, 4, 6, 7]

@@ -63,6 +63,12 @@ class FileSource(Source):
         """Records in `skipped` why something cannot be used; the first reason stays."""
         self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
 
+    def first_skipped(self) -> str:
+        """Returns the end of an error message: what was skipped, or "" for nothing."""
+        return (
+            f"; {len(self.skipped)} skipped, the first: {min(self.skipped.items())}" if self.skipped else ""
+        )
+
     def example(self, index: int, rng: np.random.Generator) -> Example:
         """Returns an image, one of its captions, and as the false one a caption of another image.
 

@@ -46,11 +46,8 @@ class Folder(FileSource):
         self.files = [p for p in paths if captions.get(p)]
         self._images = self._decode(threads) if check else None  # uint8[images, size, size, 3], if they fit
         if not self.files:
-            first = next(iter(self.skipped.items()), None)
-            why = f"; {len(self.skipped)} files skipped, the first: {first}" if first else ""
-            raise UserError(
-                f"no captioned images in {path}: give them a metadata.jsonl, metadata.csv or .txt files{why}"
-            )
+            how = "give them a metadata.jsonl, metadata.csv or .txt files"
+            raise UserError(f"no captioned images in {path}: {how}{self.first_skipped()}")
         self._captions = [captions[p] for p in self.files]
 
     def _relative(self, path: pathlib.Path) -> str:

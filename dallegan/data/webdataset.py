@@ -89,20 +89,20 @@ def _match(name: str) -> list[str]:
 class Headers:
     """A tar file as `tarfile` may read it: headers only, since it skips the members' contents.
 
-    An OSError comes from the disk or the bucket. A place or a size that a damaged tar gives raises
-    UnusableRecord.
+    It raises OSError if the disk or the bucket fails, and UnusableRecord for an impossible place or size in a
+    damaged tar.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.tell, self._file = file.tell, file
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Raises UnusableRecord if no file has such a place."""
+        """Moves to an offset. Raises UnusableRecord if no file has such a place."""
         with self._blame_the_tar():
             return self._file.seek(offset, whence)
 
     def read(self, size: int) -> bytes:
-        """Raises UnusableRecord for more than a megabyte."""
+        """Reads a header. Raises UnusableRecord for more than a megabyte."""
         if size > 2**20:
             raise UnusableRecord(f"damaged: a header of {size} bytes")
         with reading(), self._blame_the_tar():
@@ -141,14 +141,8 @@ class WebDataset(FileSource):
         with ThreadPoolExecutor(max(threads, 1)) as pool:
             self.index = np.concatenate(list(pool.map(self._scan, range(len(self.shards)))))  # ENTRY[images]
         if not len(self.index):
-            why = (
-                f"; {len(self.skipped)} skipped, the first: {min(self.skipped.items())}"
-                if self.skipped
-                else ""
-            )
-            raise UserError(
-                f"no captioned images in webdataset:{pattern}: each is key.jpg with key.txt or key.json{why}"
-            )
+            how = "each is key.jpg with key.txt or key.json"
+            raise UserError(f"no captioned images in webdataset:{pattern}: {how}{self.first_skipped()}")
 
     def _scan(self, shard: int) -> np.ndarray:
         """Returns ENTRY[images] of a tar, in its order."""

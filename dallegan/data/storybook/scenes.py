@@ -111,9 +111,8 @@ def render(scene: Scene, size: int, seed: int) -> np.ndarray:
         ground = low + (0.96 - low) * rng.random()
         shape = sprite(thing.kind, thing.pose)
         canvas.ellipse(x, ground - 0.005, height * 0.42, height * 0.07, shadow)
-        colour = art.mix(
-            art.tint(RGB[thing.colour], 0.92 + 0.16 * rng.random()), (128, 128, 128), 0.06 * rng.random()
-        )
+        colour = art.tint(RGB[thing.colour], 0.92 + 0.16 * rng.random())
+        colour = art.mix(colour, (128, 128, 128), 0.06 * rng.random())
         canvas.sprite(
             shape, x, ground, height, colour, flip=rng.random() < 0.5, turn=0.1 * (rng.random() - 0.5)
         )
@@ -127,9 +126,9 @@ def negative(
 
     With probability `hard` it is a hard negative: the same sentence with one named attribute swapped.
     Otherwise it is the caption of another scene. The attribute is drawn by group. The kind of an object, the
-    hardest to tell apart, is as likely as all other attributes together. Of two objects, a swap of sides or
-    of colours is twice as likely as these two groups: both sentences then have the same words, and that is
-    learned last (benchmarks/LOG.md).
+    hardest to tell apart, is as likely as all other attributes together. If there are two objects, a swap of
+    their sides or colours is twice as likely as these two groups together: both sentences then have the same
+    words, and that is learned last (benchmarks/LOG.md).
     """
     rng = random.Random(seed ^ 0x9E3779B9)  # independent of what `render` draws from the seed
     if rng.random() >= hard:
@@ -140,10 +139,8 @@ def negative(
     names = caption.mentions
     if {"0.colour", "1.colour"} <= names and exchangeable(scene, split):
         names |= {"colours"}
-    kinds, relations = (
-        sorted(a for a in names if a.endswith("kind")),
-        [a for a in ("side", "colours") if a in names],
-    )
+    kinds = sorted(a for a in names if a.endswith("kind"))
+    relations = [a for a in ("side", "colours") if a in names]
     rest = sorted(names - {*kinds, *relations})
     groups = [group for group in (kinds, rest, *4 * [relations]) if group]
     attribute = rng.choice(groups[int(rng.random() * len(groups))])
