@@ -61,11 +61,14 @@ class Args:
     """Turn any source of captioned images into shards that training reads fast.
 
     Images are resized and encoded again, and a tokenizer is trained on the captions. SRC is folder:PATH,
-    webdataset:PATTERN, tfds:NAME, arrayrecord:DIR, storybook or emoji. For example: `dallegan prepare
-    'webdataset:shards/{00000..00099}.tar' data/mine-64 --size 64`, then `dallegan train storybook64
-    --data.source arrayrecord:data/mine-64`. You may stop or kill it at any time: the same command goes on.
-    Run the same command on other machines that share OUT, and they help. Damaged images are skipped and named
-    in OUT/skipped.log.
+    webdataset:PATTERN, tfds:NAME, arrayrecord:DIR, storybook or emoji. For example:
+
+    dallegan prepare 'webdataset:shards/{00000..00099}.tar' data/mine-64 --size 64
+
+    dallegan train storybook64 --data.source arrayrecord:data/mine-64
+
+    You may stop or kill it at any time: the same command goes on. Run the same command on other machines that
+    share OUT, and they help. Damaged images are skipped and named in OUT/skipped.log.
     """
 
     src: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]  # source to read
