@@ -17,8 +17,8 @@ from dallegan.errors import TransientError, UserError, is_permanent
 
 T = TypeVar("T")
 LESS_MEMORY = (
-    "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, or with"
-    " a smaller --batch"
+    "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, "
+    "or with a smaller --batch"
 )
 
 
@@ -52,8 +52,8 @@ def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
     options: dict[str, Any] = {"prog": f"{prog} {preset}", "default": config, "args": flags}
     options["description"] = (
         f"Train a text-to-image GAN: {usage}\n\n"
-        f"Presets: {', '.join(presets())}. Default: quickstart. Flags below show their values in {preset}.\n\n"
-        "The same command again resumes the run. --debug trains 10 steps of a tiny variant, in runs/PRESET-debug."
+        f"Presets: {', '.join(presets())}. Default: quickstart. The flags below show {preset}.\n\n"
+        "The same command again resumes the run. --debug trains a tiny variant of the preset for 10 steps."
     )
     parsed, unknown = tyro.cli(Config, return_unknown_args=True, **options)
     if not unknown:
@@ -114,7 +114,7 @@ def unusable_platforms() -> str:
 
 
 def _set_up_streams() -> None:
-    """Makes warnings one line. Makes printing work with closed streams, and in locales without Chinese."""
+    """Makes warnings one line, and printing work with closed streams and without a Chinese locale."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None if a shell has closed it
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
@@ -123,7 +123,7 @@ def _set_up_streams() -> None:
 
 
 def run(main: Callable[[], None]) -> int:
-    """Runs a command and returns its exit code. For entry points: it changes stdout and warnings of the process.
+    """Runs a command and returns its exit code. For entry points: it changes stdout and warnings globally.
 
     The code is 2 for bad input, for files that the system denies and for too little memory; 1 if a file
     system or a bucket fails, which another try may mend; 130 for a second Ctrl-C. What was wrong is one line
@@ -153,17 +153,13 @@ def run(main: Callable[[], None]) -> int:
     except (MemoryError, RuntimeError, AssertionError) as error:
         if platforms := unusable_platforms():
             missing = f"JAX_PLATFORMS={platforms}, and no such device can be used here"
-            print(
-                f"error: {missing}: unset it, or pip install 'dallegan[cuda]', 'dallegan[tpu]'",
-                file=sys.stderr,
-            )
+            how = "unset it, or pip install 'dallegan[cuda]', 'dallegan[tpu]'"
+            print(f"error: {missing}: {how}", file=sys.stderr)
             return 2
-        is_memory = isinstance(error, MemoryError) or str(error).startswith(
-            "RESOURCE_EXHAUSTED"
-        )  # XLA's word
-        if not is_memory:
+        said = str(error)
+        if not isinstance(error, MemoryError) and not said.startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
             raise
-        what = (str(error) or type(error).__name__).splitlines()[0]
+        what = (said or type(error).__name__).splitlines()[0]
         print(f"error: out of memory ({what}). {LESS_MEMORY}", file=sys.stderr)
         return 2
     return 0
