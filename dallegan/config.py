@@ -268,9 +268,6 @@ def check(config: Config) -> None:
     stride = 1 / c.loss.penalty_share
     if abs(stride - round(stride)) > 1e-3:
         raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be 1, 1/2, 1/3, ..., 1/1000")
-    if c.loss.diversity and c.data.size % 8:
-        how = f"needs --data.size to be a multiple of 8, and it is {c.data.size}; or set it to 0"
-        raise UserError(f"--loss.diversity {c.loss.diversity}: {how}")
 
 
 def _words(values: tuple[Any, ...]) -> str:
@@ -325,7 +322,7 @@ def load_preset(name: str) -> Config:
     """Returns the preset `configs/NAME.py`. Raises UserError if there is none."""
     if name not in presets():
         near = difflib.get_close_matches(name, presets(), 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        meant = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"no preset {name!r}{meant} Presets: {', '.join(presets())}")
     config = importlib.import_module(f"dallegan.configs.{name}").config()
     return dataclasses.replace(config, workdir=f"runs/{name}")
