@@ -73,8 +73,8 @@ def write(folder: pathlib.Path, size: int) -> dict[str, str]:
                 tar.add(files / f"{i:05d}.{suffix}", f"{i:05d}.{suffix}")
     Pictures.files = files
     Pictures(data_dir=folder, file_format="array_record").download_and_prepare()
-    job = prepare.begin(prepare.Args(f"folder:{files}", str(folder / "made"), size), (folder / "made").mkdir() or folder / "made")
-    prepare.work(job, lambda n: None)
+    job = prepare.start_job(prepare.Args(f"folder:{files}", str(folder / "made"), size), (folder / "made").mkdir() or folder / "made")
+    prepare.write_shards(job)
     return {
         "folder, from its memory": f"folder:{files}", "webdataset of 256 px JPEGs": f"webdataset:{folder}/00000.tar",
         "tfds of 256 px JPEGs": f"tfds:pictures?data_dir={folder}", f"arrayrecord of {size} px PNGs": f"arrayrecord:{folder}/made",

@@ -89,7 +89,7 @@ def main() -> None:
 
         def command(out: str, workers: int) -> list[str]:
             source = f"webdataset:{folder}/{{00000..{last}}}.tar"
-            return [sys.executable, "-m", "dallegan.commands.prepare", source, str(folder / out), "--size", str(args.size), "--workers", str(workers)]
+            return [sys.executable, "-m", "dallegan", "prepare", source, str(folder / out), "--size", str(args.size), "--workers", str(workers)]
 
         one = attempt(command("one", 1))
         every = attempt(command("every", cores()))

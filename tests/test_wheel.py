@@ -36,4 +36,4 @@ def test_train_sample_load_export_evaluate_report(tmp_path):
     python("cars.py")
     assert "alignment" in python("-m", "dallegan.evaluation.measure", "--model", "runs/quickstart", "--n", 50, "--features", "none")
     python("-m", "dallegan.run.report", "runs/quickstart", "--out", "page.html")
-    python("-m", "dallegan.commands.prepare", "storybook", "shards", "--help")
+    python("-m", "dallegan", "prepare", "storybook", "shards", "--help")
