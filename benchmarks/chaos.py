@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 from dallegan.sampling import load, load_state
 from dallegan.state import digest
 

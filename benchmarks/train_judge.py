@@ -28,7 +28,7 @@ from dallegan.io.cli import parse, run
 from dallegan.io.weights import write_weights
 from dallegan.models.layers import to_float
 from dallegan.parallel import fast_options
-from dallegan.run.processes import about, restart_with_huge_pages
+from dallegan.run.machine import about, restart_with_huge_pages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dallegan.run.processes import Clock, join
 
 PROGRAM = """
 import os, sys
-from dallegan.run.processes import restart_with_huge_pages
+from dallegan.run.machine import restart_with_huge_pages
 print("started")
 restart_with_huge_pages()
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
