@@ -1,7 +1,9 @@
-"""Golden values: the first steps of presets and pictures of the shipped model, to the last bit, before and after a change that should move none.
+"""Golden values: the first steps of presets and images of the shipped model, to the last bit.
 
-python benchmarks/golden.py > benchmarks/results/golden.json     measures
-python benchmarks/golden.py --check                              compares with that file, exit code 1 where something differs
+Compares them before and after a change that should move none of them.
+
+python benchmarks/golden.py > benchmarks/results/golden.json     measures python benchmarks/golden.py --check
+compares with that file, exit code 1 where something differs
 
 Bits depend on the processor and on XLA's version: compare on one machine.
 """
@@ -40,16 +42,32 @@ CASES = {
     "storybook64, 8 devices, fsdp 4": ("storybook64", 8, "jit", 4, 16),
 }
 PROMPTS = [
-    "一只棕色的大熊站在雪地里", "a big brown bear standing in the snow", "a small red car in the desert", "海面上有一艘白色的大船",
-    "a big yellow flower on the grass", "夜空下坐着一只黑色的小猫", "a small white rabbit jumping in the forest", "城市里有一把紫色的大雨伞",
-    "a red cat to the left of a blue house in the snow", "沙滩上，一只黄色的大狗在一只黑色的小兔子的右边", "a pink elephant", "一棵树",
-    "there is a green fish on the sea", "an orange balloon at night", "雪地里有一个白色的雪人", "a brown horse jumping on the grass",
-]  # fmt: skip
+    "一只棕色的大熊站在雪地里",
+    "a big brown bear standing in the snow",
+    "a small red car in the desert",
+    "海面上有一艘白色的大船",
+    "a big yellow flower on the grass",
+    "夜空下坐着一只黑色的小猫",
+    "a small white rabbit jumping in the forest",
+    "城市里有一把紫色的大雨伞",
+    "a red cat to the left of a blue house in the snow",
+    "沙滩上，一只黄色的大狗在一只黑色的小兔子的右边",
+    "a pink elephant",
+    "一棵树",
+    "there is a green fish on the sea",
+    "an orange balloon at night",
+    "雪地里有一个白色的雪人",
+    "a brown horse jumping on the grass",
+]
 
 
 def digest(tree) -> str:
     """sha256 of the arrays of a tree, whatever their names and order."""
-    return hashlib.sha256("".join(sorted(hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in jax.tree.leaves(tree))).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(
+            sorted(hashlib.sha256(np.asarray(x).tobytes()).hexdigest() for x in jax.tree.leaves(tree))
+        ).encode()
+    ).hexdigest()
 
 
 def steps(preset: str, strategy: str, fsdp: int, batch: int | None) -> dict:
@@ -61,19 +79,33 @@ def steps(preset: str, strategy: str, fsdp: int, batch: int | None) -> dict:
     tokenizer = make_tokenizer(source, config)
     gan = make_gan(config, tokenizer.size)
     runner = make_runner(gan, make_optimizer(gan, config.optim, config.steps), config)
-    state, batches, lines = runner.init(), make_batches(make_dataset(source, tokenizer, config), config, 0), []
+    state, batches, lines = (
+        runner.init(),
+        make_batches(make_dataset(source, tokenizer, config), config, 0),
+        [],
+    )
     for _ in range(STEPS):
         state, metrics = runner.step(state, runner.put(next(batches)))
-        lines.append({name: float(metrics[name]) for name in ("d_loss", "g_loss", "r1", "grad_norm_d", "grad_norm_g")})
+        lines.append(
+            {name: float(metrics[name]) for name in ("d_loss", "g_loss", "r1", "grad_norm_d", "grad_norm_g")}
+        )
     state = runner.view(state)
-    return {"steps": lines, "params": digest(state.params), "ema": digest(state.ema), "opt": digest(state.opt)}
+    return {
+        "steps": lines,
+        "params": digest(state.params),
+        "ema": digest(state.ema),
+        "opt": digest(state.opt),
+    }
 
 
 def measure(case: str) -> dict:
     """One case, in this process."""
     if case == "storybook-64":
         images = dallegan.load("storybook-64").sample(PROMPTS, n=1, seed=0)
-        return {"pixels": [hashlib.sha256(x.tobytes()).hexdigest()[:16] for x in images], "means": [round(float(x.mean()), 3) for x in images]}
+        return {
+            "pixels": [hashlib.sha256(x.tobytes()).hexdigest()[:16] for x in images],
+            "means": [round(float(x.mean()), 3) for x in images],
+        }
     preset, _, strategy, fsdp, batch = CASES[case]
     return steps(preset, strategy, fsdp, batch)
 
@@ -82,7 +114,11 @@ def in_process(case: str) -> dict:
     """One case in a process of its own, with as many devices as it wants."""
     devices = CASES[case][1] if case in CASES else 1
     env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    return json.loads(subprocess.run([sys.executable, __file__, "--case", case], env=env, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return json.loads(
+        subprocess.run(
+            [sys.executable, __file__, "--case", case], env=env, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+    )
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Speed of one train step against the machine's own matrix-multiply rate, both measured in one run.
 
-python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... > benchmarks/results/train_speed_PRESET_DEVICE.json
+python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... >
+benchmarks/results/train_speed_PRESET_DEVICE.json
 """
 
 import json
@@ -9,19 +10,21 @@ import sys
 import time
 from collections.abc import Iterator
 
+import hlo
 import jax
 import jax.numpy as jnp
 import optax
 
 from dallegan import losses
+from dallegan.compile import TRAIN, options
 from dallegan.config import Config
 from dallegan.data.pipeline import HostBatch, make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.errors import UserError
 from dallegan.io.cli import parse_config, run
 from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
-from dallegan.optim import ema_update, make_optimizer
-from dallegan.parallel import fast_options, make_runner
+from dallegan.optim import make_optimizer
+from dallegan.parallel import Runner, make_runner
 from dallegan.run.machine import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
 from dallegan.state import GanState
@@ -48,24 +51,32 @@ def gemm_rate(dtype, n: int) -> float:
     return 2 * n**3 / median_seconds(lambda: product(a), 15)
 
 
-def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: GanState, batch: Batch) -> dict[str, float]:
-    """Milliseconds of the parts of a step, each compiled alone; what a whole step takes beyond them is the backward passes."""
+def parts(
+    gan: Gan, adam: optax.GradientTransformation, config: Config, state: GanState, batch: Batch
+) -> dict[str, float]:
+    """Returns milliseconds of the parts of a step, each compiled alone; the rest is backward passes."""
     tokens, image, z = batch["tokens"], to_float(batch["image"]), jnp.ones((config.batch, gan.model.noise))
-    stride = penalty_stride(config)
+    stride = penalty_stride(config.loss)
 
     def penalties(params):
         text = jax.tree.map(lambda x: jnp.concatenate([x[::stride]] * 2), gan.encode_caption(params, tokens))
         few = jnp.concatenate([image[::stride]] * 2)
-        return jnp.sum(losses.gradient_penalty(lambda x: gan.score(params, gan.image_features(params, x), text), few))
+        return jnp.sum(
+            losses.gradient_penalty(lambda x: gan.score(params, gan.image_features(params, x), text), few)
+        )
 
     def update(state, grads):
         updates, opt = adam.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
-        return params, opt, ema_update(state.ema, params["generator"], jnp.float32(0.99))
+        return params, opt, optax.incremental_update(params["generator"], state.ema, 0.01)
 
     calls = {
         "generator_forward": (gan.synthesize, state.params, tokens, z),
-        "discriminator_forward": (lambda p, x: gan.discriminate(p, x, jnp.concatenate([tokens] * 2)), state.params, jnp.concatenate([image] * 2)),
+        "discriminator_forward": (
+            lambda p, x: gan.discriminate(p, x, jnp.concatenate([tokens] * 2)),
+            state.params,
+            jnp.concatenate([image] * 2),
+        ),
         "penalties_and_gradient": (jax.grad(penalties), state.params),
         "update": (update, state, state.params),
     }
@@ -73,7 +84,7 @@ def parts(gan: Gan, adam: optax.GradientTransformation, config: Config, state: G
         del calls["penalties_and_gradient"]
     times = {}
     for name, (function, *args) in calls.items():
-        compiled = jax.jit(function).lower(*args).compile(compiler_options=fast_options())
+        compiled = jax.jit(function).lower(*args).compile(compiler_options=options(TRAIN))
         times[name] = round(1e3 * median_seconds(lambda compiled=compiled, args=args: compiled(*args), 10), 1)
     return times
 
@@ -82,7 +93,8 @@ def build(config: Config) -> tuple[Gan, optax.GradientTransformation, Runner, It
     """What a run is made of."""
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
-    gan, adam = make_gan(config, tokenizer.size), make_optimizer(gan, config.optim, config.steps)
+    gan = make_gan(config, tokenizer.size)
+    adam = make_optimizer(gan, config.optim, config.steps)
     runner = make_runner(gan, adam, config)
     return gan, adam, runner, make_batches(make_dataset(source, tokenizer, config), config, 0)
 
@@ -90,8 +102,12 @@ def build(config: Config) -> tuple[Gan, optax.GradientTransformation, Runner, It
 def main() -> None:
     """Measures and prints JSON."""
     config = parse_config(sys.argv[1:], prog="train_speed.py")
+    if config.parallel.strategy == "pmap":
+        raise UserError("--parallel.strategy pmap: measure jit, whose step is the same")
     if config.parallel.accumulate > 1:
-        raise UserError("--parallel.accumulate: XLA counts the operations of one part alone; measure a step of one part")
+        raise UserError(
+            "--parallel.accumulate: XLA counts the operations of one part alone; measure a step of one part"
+        )
     gan, adam, runner, batches = build(config)
     state, batch = runner.init(), runner.put(next(batches))
     start = time.perf_counter()
@@ -111,7 +127,7 @@ def main() -> None:
         times.append(time.perf_counter() - start)
     step = statistics.median(times)
     after = gemm_rate(gan.dtype, 2048 if cpu else 8192)
-    gemm, rate = (before + after) / 2, runner.flops() / step
+    gemm, rate = (before + after) / 2, hlo.flops(runner.executable) / step
     waited = 0.0
     start = time.perf_counter()
     for _ in range(STEPS):
@@ -121,9 +137,11 @@ def main() -> None:
         waited += time.perf_counter() - since
         jax.block_until_ready(state)
     data_wait = waited / (time.perf_counter() - start)
-    split = parts(gan, adam, config, runner.view(state), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]) if runner.pmap else x, batch))
+    split = parts(gan, adam, config, runner.view(state), batch)
     split["backward_and_rest"] = round(1e3 * step - sum(split.values()), 1)
-    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in runner.abstract.params.items()}
+    count = {
+        name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in runner.abstract.params.items()
+    }
     result = about() | {
         "dtype": str(gan.dtype),
         "parameters": count,
@@ -131,9 +149,9 @@ def main() -> None:
         "step_ms": round(1e3 * step, 1),
         "step_parts_ms": split,
         "data_wait_share": round(data_wait, 4),
-        "memory_mb": round(runner.memory() / 1e6),
+        "memory_mb": round(hlo.planned_bytes(runner.executable) / 1e6),
         "images_per_second": round(config.batch / step, 1),
-        "gflop_per_image": round(runner.flops() * jax.device_count() / config.batch / 1e9, 3),
+        "gflop_per_image": round(hlo.flops(runner.executable) * jax.device_count() / config.batch / 1e9, 3),
         "gflop_per_second": round(rate / 1e9, 1),
         "gemm_gflop_per_second": round(gemm / 1e9, 1),
         "share_of_gemm": round(rate / gemm, 3),

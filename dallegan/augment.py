@@ -1,8 +1,10 @@
-"""Differentiable augmentation (arXiv 2006.10738) of the real and generated images that the discriminator sees.
+"""Differentiable augmentation (arXiv 2006.10738) of the images that the discriminator sees.
 
-Both kinds pass through it and the generator's gradient passes back through it, so the generator is never punished
-for what augmentation does.
+Real and generated images pass through augmentation, and the generator's gradient passes back through it, so
+the generator is never punished for what augmentation does.
 """
+
+from typing import Any
 
 import flax.struct
 import jax
@@ -15,9 +17,9 @@ from dallegan.shapes import Float, Given, Images, Int
 class AugmentParams(flax.struct.PyTreeNode):
     """The random numbers of each image's augmentation."""
 
-    offset: jax.Array  # i32[B, 2] in 0..2 reach, down and right
-    colour: jax.Array  # f32[B, 3] in [-1, 1]: brightness, saturation, contrast
-    cutout: jax.Array  # f32[B, 2] in [0, 1): centre of the blanked square
+    offset: Any  # i32[B, 2] in 0..2 reach, down and right
+    colour: Any  # f32[B, 3] in [-1, 1]: brightness, saturation, contrast
+    cutout: Any  # f32[B, 2] in [0, 1): centre of the blanked square
 
 
 def sample_params(key: jax.Array, count: int, reach: int) -> AugmentParams:
@@ -30,7 +32,7 @@ def sample_params(key: jax.Array, count: int, reach: int) -> AugmentParams:
 def augment(
     image_BHWC: Images, params: AugmentParams, config: AugmentConfig, reach: int
 ) -> Float[jax.Array, "B H W 3"]:
-    """Applies colour, shift and cutout, as far as `config` has them on, to images f32[B, H, W, 3] in [-1, 1]."""
+    """Applies the colour, shift and cutout that `config` turns on to images f32[B, H, W, 3] in [-1, 1]."""
     x = jnp.asarray(image_BHWC)
     x = colour(x, params.colour * config.colour) if config.colour else x
     x = shift(x, params.offset, reach) if reach else x
@@ -58,11 +60,13 @@ def shift(image_BHWC: Images, offset_B2: Int[Given, "B 2"], reach: int) -> Float
     new place every time, so the generator cannot lock on to it, and no pattern of the patch size grows.
     """
     padded = jnp.pad(image_BHWC, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), image_BHWC.shape[1:]))(padded, offset_B2)
+    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), image_BHWC.shape[1:]))(
+        padded, offset_B2
+    )
 
 
 def cutout(image_BHWC: Images, centre_B2: Float[Given, "B 2"], side: float) -> Float[jax.Array, "B H W 3"]:
-    """Blanks a square around a centre f32[B, 2] in [0, 1), as far as it lies inside; `side` is a fraction of the image's."""
+    """Blanks a square around a centre f32[B, 2] in [0, 1); its side is the fraction `side` of the image's."""
     near = [
         jnp.abs((jnp.arange(n) + 0.5) / n - centre_B2[:, i, None]) < side / 2
         for i, n in enumerate(image_BHWC.shape[1:3])

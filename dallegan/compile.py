@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 TRAIN: dict[str, Any] = {
-    # XLA's YNNPACK fusions halve the speed of a 3×3 convolution's weight gradient; they win for plain products
+    # XLA's YNNPACK fusions halve the speed of a 3×3 convolution's weight gradient, and win for plain products
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT",
     # compiles in 0.9 times the time to equally fast code (benchmarks/LOG.md, for both)
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",

@@ -1,4 +1,4 @@
-"""Objectives of the two players, on scores f32[B]; each cites its equation. All are means over images, in float32."""
+"""Objectives of the two players, means over scores f32[B] in float32; each cites its equation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from dallegan.shapes import Bool, Float, Given, Images, Layouts, Scalar, Scores
 
 softplus = jax.nn.softplus
-MARGIN = 0.5  # of `diversity_loss`, as a fraction of the mean distance between real images
+MARGIN = 0.5  # diversity margin, as a fraction of the mean distance between real images
 
 
 class Adversarial(NamedTuple):
@@ -23,7 +23,10 @@ RPGAN = Adversarial(
     discriminator=lambda real, fake: jnp.mean(softplus(fake - real)),
     generator=lambda real, fake: jnp.mean(softplus(real - fake)),
 )
-"""Relativistic pairing (arXiv 1807.00734; R3GAN, arXiv 2501.05441, eq. 2): E softplus(D(fake) - D(real)), and mirrored."""
+"""Relativistic pairing (arXiv 1807.00734; R3GAN, arXiv 2501.05441, eq. 2).
+
+E softplus(D(fake) - D(real)), and the same with real and fake exchanged.
+"""
 
 HINGE = Adversarial(
     discriminator=lambda real, fake: jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake)),
@@ -61,13 +64,13 @@ def matching_loss(own: Scores, other: Scores, valid: Bool[Given, " B"]) -> Scala
 
 
 def contrastive_loss(match: Float[Given, "B K"], same: Bool[Given, "B K"]) -> Scalar:
-    """InfoNCE (arXiv 1807.03748, eq. 4), mean of both directions, between images and captions (arXiv 2101.04702, eq. 3).
+    """InfoNCE (arXiv 1807.03748, eq. 4) between images and captions, both ways (arXiv 2101.04702, eq. 3).
 
     Args:
-        match: f32[B, K], K >= B, how well images fit captions. Caption i < B is image i's own, those from B on
-            are false captions.
-        same: bool[B, K], true if a caption reads as the image's own and so is no negative. A different sentence
-            that happens to be true counts as false, which is rare if captions say much.
+        match: f32[B, K], K >= B, how well images fit captions. Caption i < B is image i's own; captions from
+            B on are false.
+        same: bool[B, K], true if a caption reads as the image's own and so is no negative. A different
+            sentence that happens to be true counts as false, which is rare if captions say much.
     """
     b = match.shape[0]
     own = jnp.eye(*match.shape, dtype=bool)
@@ -83,18 +86,25 @@ def layout(image: Images) -> Float[jax.Array, "B 8 8 3"]:
     return small - jnp.mean(small, (1, 2), keepdims=True)
 
 
-def diversity_loss(fake: Layouts, again: Layouts, real: Float[Given, "N 8 8 3"]) -> Scalar:
-    """Makes two images of one caption differ in layout: -E min(1, |G(c, z) - G(c, z')| / (MARGIN E |x - x'|)).
+def diversity_loss(
+    fake: Layouts, again: Layouts, real: Float[Given, "N 8 8 3"], margin: float = MARGIN
+) -> Scalar:
+    """Rewards layouts that differ between images of one caption.
 
-    The diversity-sensitive term of arXiv 1901.09024, eq. 4, scaled by the distance between real images. It
+    -E min(1, |G(c, z) - G(c, z')| / (margin E |x - x'|)):
+    the diversity-sensitive term of arXiv 1901.09024, eq. 4, scaled by the distance between real images. It
     compares layouts, since two images could as well differ by brightness or by dots.
 
     Args:
-        fake, again: f32[N, 8, 8, 3], layouts of two images of each of N captions.
+        fake: f32[N, 8, 8, 3], layouts of one image of each of N captions.
+        again: f32[N, 8, 8, 3], layouts of another image of each.
         real: f32[B, 8, 8, 3], layouts of real images, mostly of different captions.
+        margin: above 0; images farther apart than this fraction of the mean real distance add nothing.
     """
     distance = lambda a, b: jnp.mean(jnp.abs(a - b), (1, 2, 3))
-    scale = MARGIN * jnp.maximum(jnp.mean(distance(real, jnp.roll(real, 1, 0))), 1e-3)  # above 0 if all are alike
+    scale = margin * jnp.maximum(
+        jnp.mean(distance(real, jnp.roll(real, 1, 0))), 1e-3
+    )  # above 0 if all are alike
     return -jnp.mean(jnp.minimum(1.0, distance(fake, again) / scale))
 
 

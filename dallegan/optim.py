@@ -42,7 +42,7 @@ def make_optimizer(gan: Gan, optim: OptimConfig, steps: int) -> optax.GradientTr
 
 
 def adam(optim: OptimConfig, lr: tuple[float, float], steps: int) -> optax.GradientTransformation:
-    """Adam with the run's learning rate. Without momentum it is RMSProp with Adam's bias correction, which saves a moment."""
+    """Adam at the run's learning rate; with β1 = 0, RMSProp with bias correction, which keeps one moment."""
     rate, (beta1, beta2) = lambda step: learning_rate(optim, lr, step, steps), optim.betas
     if beta1:
         return optax.adam(rate, beta1, beta2, EPSILON)
@@ -52,9 +52,9 @@ def adam(optim: OptimConfig, lr: tuple[float, float], steps: int) -> optax.Gradi
 def scale_by_fan_in(fan: int) -> optax.GradientTransformation:
     """Multiplies the update of each kernel with a fan-in above `fan` by fan / fan-in; 0 changes nothing.
 
-    Adam moves all weights of a kernel alike, so one step moves the layer's output in proportion to its fan-in.
-    The factor holds wide layers back (arXiv 2203.03466, table 3): the discriminator then bears twice the
-    learning rate (benchmarks/LOG.md).
+    Adam moves all weights of a kernel alike, so one step moves the layer's output in proportion to its
+    fan-in. The factor holds wide layers back (arXiv 2203.03466, table 3): the discriminator then bears
+    twice the learning rate (benchmarks/LOG.md).
     """
 
     def one(path: Any, update: jax.Array) -> jax.Array:
@@ -65,7 +65,7 @@ def scale_by_fan_in(fan: int) -> optax.GradientTransformation:
 
 
 def muon(optim: OptimConfig, lr: tuple[float, float], steps: int) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) at `optim.muon` times the run's rate.
+    """Muon (https://kellerjordan.github.io/posts/muon) at `optim.muon` times the run's learning rate.
 
     Each update is the averaged gradient with equal singular values, times sqrt(fan-out / fan-in) if that is
     above 1, so that a layer's output moves alike at any width (arXiv 2409.20325).
@@ -78,16 +78,19 @@ def muon(optim: OptimConfig, lr: tuple[float, float], steps: int) -> optax.Gradi
     rate = lambda step: optim.muon * learning_rate(optim, lr, step, steps)
     # little momentum: it turns a game of simultaneous moves away from its equilibrium (arXiv 1807.04740)
     return optax.chain(
-        optax.ema(0.5), optax.stateless(lambda updates, _: jax.tree.map(one, updates)), optax.scale_by_learning_rate(rate)
+        optax.ema(0.5),
+        optax.stateless(lambda updates, _: jax.tree.map(one, updates)),
+        optax.scale_by_learning_rate(rate),
     )
 
 
 def orthogonalize(x_MN: jax.Array) -> jax.Array:
-    """Brings the singular values of f32[M, N] near 1 (0.7 to 1.2), by five Newton-Schulz steps with Muon's coefficients.
+    """Brings the singular values of f32[M, N] near 1 (0.7 to 1.2), by Muon's five Newton-Schulz steps.
 
     Works on the Gram matrix (https://tridao.me/blog/2026/gram-newton-schulz): each step multiplies X by a
-    polynomial of XᵀX, and all of them are first joined to one N × N matrix. For a 3×3 kernel that takes a third
-    of the products of optax.contrib.scale_by_muon. Float32 throughout, as a Gram matrix squares singular values.
+    polynomial of XᵀX, and all of them are first joined to one N × N matrix. For a 3×3 kernel that takes a
+    third of the products of optax.contrib.scale_by_muon. Float32 throughout, as a Gram matrix squares
+    singular values.
     """
     if x_MN.shape[0] < x_MN.shape[1]:
         return orthogonalize(x_MN.T).T

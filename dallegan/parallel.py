@@ -1,8 +1,8 @@
 """One step over many devices: `jit` over a ("data", "fsdp") mesh, or `pmap`. Same numbers either way.
 
 Each device computes the gradients of its own rows; then they are averaged, once each. This is written out
-(`shard_map`) and not left to XLA's partitioner, which reduced a weight's gradient once for each use of it, moved
-images between devices, and split feature maps the way weights are split (benchmarks/LOG.md).
+(`shard_map`) and not left to XLA's partitioner, which reduced a weight's gradient once for each use of it,
+moved images between devices, and split feature maps the way weights are split (benchmarks/LOG.md).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ Devices = Sequence[Any]  # of jax.Device
 
 
 def rows_fit(config: Config, devices: int) -> bool:
-    """Returns whether the batch splits evenly over devices and micro-batches, with whole penalty and diversity rows."""
+    """Returns whether the batch, its penalized and its repeated rows split evenly over devices and parts."""
     parts, stride = config.parallel.accumulate, penalty_stride(config.loss) if max(config.loss.gamma) else 1
     rows = config.batch // (devices * parts)
     even = rows > 0 and config.batch == rows * devices * parts
@@ -46,14 +46,18 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
     if not rows_fit(config, n):
         # a batch that fits lies between this one and `most`
         most = config.batch + n * parallel.accumulate * penalty_stride(config.loss) * DIVERSITY_STRIDE
-        fits = [batch for batch in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=batch), n)]
+        fits = [
+            batch for batch in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=batch), n)
+        ]
         near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
         why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share and --loss.diversity"
         raise UserError(
             f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(map(str, near))}"
         )
     if parallel.strategy == "pmap" and parallel.fsdp != 1:
-        raise UserError("--parallel.fsdp needs --parallel.strategy jit: pmap keeps all parameters on each device")
+        raise UserError(
+            "--parallel.fsdp needs --parallel.strategy jit: pmap keeps all parameters on each device"
+        )
 
 
 def make_mesh(parallel: ParallelConfig, devices: Devices) -> Mesh:
@@ -79,10 +83,14 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
 def average_over(mesh: Mesh, shardings: Any) -> Callable[[Gradients], Gradients]:
     """Returns the `average` of `make_train_step` for a mesh.
 
-    An array that is split over `fsdp` is gathered once, stays whole for the step, and its gradient is scattered:
-    ZeRO stage 3 between steps (arXiv 1910.02054) and stage 2 within one ("SHARD_GRAD_OP", arXiv 2304.11277).
+    An array that is split over `fsdp` is gathered once, stays whole for the step, and its gradient is
+    scattered: ZeRO stage 3 between steps (arXiv 1910.02054) and stage 2 within one ("SHARD_GRAD_OP", arXiv
+    2304.11277).
     """
-    specs, axes = jax.tree.map(lambda x: x.spec, shardings), tuple(name for name in MESH if mesh.shape[name] > 1)
+    specs, axes = (
+        jax.tree.map(lambda x: x.spec, shardings),
+        tuple(name for name in MESH if mesh.shape[name] > 1),
+    )
     split = lambda spec: spec.index("fsdp") if "fsdp" in spec else None  # the dimension that is split
 
     def gather(x: jax.Array, spec: PartitionSpec) -> jax.Array:
@@ -108,7 +116,7 @@ def average_over(mesh: Mesh, shardings: Any) -> Callable[[Gradients], Gradients]
 
 
 class Runner:
-    """Places states and batches on the devices of a mesh and runs the compiled step, which donates its state."""
+    """Places states and batches on a mesh of devices and runs the compiled step, which donates its state."""
 
     def __init__(
         self,
@@ -167,7 +175,7 @@ class Runner:
         return state
 
     def local(self, tree: Any) -> Any:
-        """Returns a part of a state in the global view, whole on one local device. All processes must call it."""
+        """Returns a part of a state, in the global view, whole on one local device. All processes call it."""
         whole = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
         return jax.tree.map(lambda x: x.addressable_data(0), jax.device_put(tree, whole))
 
@@ -210,7 +218,9 @@ class PmapRunner(Runner):
 
     def _jitted(self) -> Any:
         average = lambda gradients: lambda *args: jax.lax.pmean(gradients(*args), AXIS)
-        return jax.pmap(self._step(average, Shard(AXIS)), axis_name=AXIS, donate_argnums=0, devices=self._devices)
+        return jax.pmap(
+            self._step(average, Shard(AXIS)), axis_name=AXIS, donate_argnums=0, devices=self._devices
+        )
 
     def place(self, state: GanState) -> GanState:
         """Copies a state in the global view to each device."""

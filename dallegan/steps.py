@@ -1,11 +1,12 @@
 """The train step: both players move at once, from one pass; a pure function.
 
 The objectives are those of docs/method.md, one function per player. Both players move at the same time
-(simultaneous gradient descent, arXiv 1801.04406): images are generated once and the discriminator's forward pass
-serves both players, which saves a fifth of the step.
+(simultaneous gradient descent, arXiv 1801.04406): images are generated once and the discriminator's forward
+pass serves both players, which saves a fifth of the step.
 
 Gradients are computed from a device's own rows of the global batch and averaged over the devices
-(`parallel.py`). `Shard` says which rows those are. The update that follows is the same on any number of devices.
+(`parallel.py`). `Shard` says which rows those are. The update that follows is the same on any number of
+devices.
 """
 
 import dataclasses
@@ -32,7 +33,9 @@ from dallegan.state import GanState, Stream, stream
 Batch = dict[str, jax.Array]  # image uint8[B, H, W, 3], tokens i32[B, T], negative i32[B, T]
 Metrics = dict[str, jax.Array]
 Step = Callable[[GanState, Batch], tuple[GanState, Metrics]]
-Gradients = Callable[[Params, Batch, jax.Array, jax.Array], tuple[Params, Metrics]]  # of (params, batch, seed, step)
+Gradients = Callable[
+    [Params, Batch, jax.Array, jax.Array], tuple[Params, Metrics]
+]  # of (params, batch, seed, step)
 DIVERSITY_STRIDE = 4  # every 4th caption gets a second image, for the diversity loss
 
 stop_gradient = jax.lax.stop_gradient
@@ -40,7 +43,7 @@ stop_gradient = jax.lax.stop_gradient
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The rows of the global batch that a device has: those of its place on `axis`, or all rows if `axis` is None."""
+    """The rows of the global batch that a device has: by its place on `axis`, or all if `axis` is None."""
 
     axis: str | tuple[str, ...] | None = None
 
@@ -61,7 +64,9 @@ class Shard:
             return rows
         # in float32, since the gradients of the copies are summed on the way back
         wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        return jax.tree.map(lambda x: jax.lax.all_gather(wide(x), self.axis, tiled=True).astype(x.dtype), rows)
+        return jax.tree.map(
+            lambda x: jax.lax.all_gather(wide(x), self.axis, tiled=True).astype(x.dtype), rows
+        )
 
 
 class Game(NamedTuple):
@@ -141,7 +146,7 @@ def discriminator_objective(
 
 
 def generator_objective(game: Game, params: Params, pairs: Pairs, real_own: jax.Array) -> jax.Array:
-    """The loss of encoder, generator and decoder through the frozen discriminator: adversarial and contrastive.
+    """The loss of encoder, generator and decoder: adversarial and contrastive, by the frozen discriminator.
 
     real_own: f32[B], the discriminator's scores of the real images. XLA merges this forward pass of the
     discriminator with the one of `discriminator_objective`, whose values are the same.
@@ -186,9 +191,10 @@ def objectives(
 def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversarial) -> Gradients:
     """Returns the function that computes both players' gradients from a device's rows of the batch.
 
-    Noise and augmentation are drawn for the global batch, so that they do not depend on the number of devices.
-    With `parallel.accumulate`, micro-batches run one at a time, so that only one micro-batch of activations is
-    held; micro-batch i has every k-th row from row i on, the same rows on any number of devices.
+    Noise and augmentation are drawn for the global batch, so that they do not depend on the number of
+    devices. With `parallel.accumulate`, micro-batches run one at a time, so that only one micro-batch of
+    activations is held; micro-batch i has every k-th row from row i on, the same rows on any number of
+    devices.
     """
     game = Game(gan, config.loss, config.augment, adversarial, shard)
     grad, parts = jax.grad(functools.partial(objectives, game), has_aux=True), config.parallel.accumulate
@@ -208,7 +214,9 @@ def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversar
         inputs = batch, noise, shard.take(augmentation, rows)
         if parts == 1:
             return grad(params, *inputs, gamma)
-        each = microbatch(grad, argnums=(1, 2, 3), microbatch_size=rows // parts, accumulator=AccumulationType.MEAN)
+        each = microbatch(
+            grad, argnums=(1, 2, 3), microbatch_size=rows // parts, accumulator=AccumulationType.MEAN
+        )
         return each(params, *inputs, gamma)
 
     return gradients

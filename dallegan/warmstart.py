@@ -1,4 +1,4 @@
-"""Training on from a trained model: what may differ, how its parameters are placed, and how its images grow."""
+"""Fine-tuning: what may differ from the trained model, where its parameters go, how its images grow."""
 
 import math
 import operator
@@ -18,13 +18,18 @@ from dallegan.state import GanState
 def free_settings(old: Config, new: Config) -> set[str]:
     """Returns the names of the settings in which a network may differ from the trained one that it continues.
 
-    It may have more words, residual blocks and detail stages, a wider refinement, attention, a GRU's LayerNorm,
-    longer captions, other shrinkage, and images whose side and patches are the same multiple of the old ones.
+    It may have more words, residual blocks and detail stages, a wider refinement, attention, a GRU's
+    LayerNorm, longer captions, other shrinkage, and images whose side and patches are the same multiple of
+    the old ones.
     """
     had, has = old.model, new.model
     free = {"text.vocab", "model.shrink"}  # shrinkage has no parameters, though it changes the images
     same_stages = len(has.critic_blocks) == len(had.critic_blocks)
-    deeper = has.blocks >= had.blocks and same_stages and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
+    deeper = (
+        has.blocks >= had.blocks
+        and same_stages
+        and all(map(operator.ge, has.critic_blocks, had.critic_blocks))
+    )
     if deeper and has.refine >= had.refine:
         free |= {"model.blocks", "model.critic_blocks", "model.refine"}
     if not had.attention:
@@ -52,17 +57,19 @@ def check_origin(name: str, old: Config, new: Config) -> None:
     }
     if differ:
         lines = "; ".join(f"{setting}: {a} -> {b}" for setting, (a, b) in differ.items())
-        raise UserError(f"--init-from {name} is another network ({lines}): take its settings, or train from scratch")
+        raise UserError(
+            f"--init-from {name} is another network ({lines}): take its settings, or train from scratch"
+        )
 
 
 def start_from(state: GanState, params: Params) -> GanState:
     """Returns a fresh state with a trained model's parameters, its generator's also as the moving average.
 
-    The network computes what the model did (Net2Net, arXiv 1511.05641), though it may have more: layers that the
-    model lacks keep their initial values, which make them the identity (attention up to its LayerScale), and the
-    model's layers get zero weights on new channels. New words are rows after the model's. There are two
-    exceptions: a GRU that begins to read through a LayerNorm relearns its words in part, and other shrinkage
-    changes the images.
+    The network computes what the model did (Net2Net, arXiv 1511.05641), though it may have more: layers
+    that the model lacks keep their initial values, which make them the identity (attention up to its
+    LayerScale), and the model's layers get zero weights on new channels. New words are rows after the
+    model's. There are two exceptions: a GRU that begins to read through a LayerNorm relearns its words in
+    part, and other shrinkage changes the images.
     """
     # on the host, since arrays on one device do not combine with arrays on several
     trained = {path: np.asarray(x) for path, x in flax.traverse_util.flatten_dict(params).items()}
@@ -84,8 +91,8 @@ def start_from(state: GanState, params: Params) -> GanState:
 def enlarge(params: Params, times: int) -> Params:
     """Returns parameters of the residual recipe for images and patches `times` as large on each side.
 
-    The generator repeats each pixel in a square of times × times, and the discriminator takes the mean of such
-    squares, so that both compute what they did. Growing as in arXiv 1710.10196, without its fading in.
+    The generator repeats each pixel in a square of times × times, and the discriminator takes the mean of
+    such squares, so that both compute what they did. Growing as in arXiv 1710.10196, without its fading in.
     """
     if times == 1:
         return params
@@ -93,7 +100,7 @@ def enlarge(params: Params, times: int) -> Params:
     painted = flat["generator", "decoder", "head", "conv", "bias"].size  # p·p·3 numbers of a patch
 
     def spread(x: jax.Array, axis: int) -> jax.Array:
-        """Copies what a patch has per pixel to all pixels in its place: [..., p·p·3, ...] -> [..., (times·p)²·3, ...]."""
+        """Repeats each pixel of a patch in a square: [..., p·p·3, ...] -> [..., (times·p)²·3, ...]."""
         side, x = math.isqrt(x.shape[axis] // 3), jnp.moveaxis(x, axis, -1)
         whole = x.reshape(*x.shape[:-1], side, side, 3).repeat(times, -3).repeat(times, -2)
         return jnp.moveaxis(whole.reshape(*x.shape[:-1], -1), -1, axis)

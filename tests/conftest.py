@@ -8,7 +8,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 # every call of these is checked against its annotations, in all tests
-install_import_hook([f"dallegan.{name}" for name in ("losses", "evaluation.metrics", "augment", "sampling", "models.gan")], "beartype.beartype")
+install_import_hook(
+    [f"dallegan.{name}" for name in ("losses", "evaluation.metrics", "augment", "sampling", "models.gan")],
+    "beartype.beartype",
+)
 
 from dallegan.config import Config, DataConfig, LogConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
 from dallegan.data.pipeline import make_dataset, make_source, make_tokenizer
@@ -21,8 +24,13 @@ from dallegan.tokenizer import Tokenizer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-# What compiles small programs soonest, in child processes too: the older emitter of fused loops, as long as XLA has one, takes half the time of the newer.
-SOONEST = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else "--xla_cpu_opt_preset=FAST_COMPILE"
+# What compiles small programs soonest, in child processes too: the older emitter of fused loops, as long as
+# XLA has one, takes half the time of the newer.
+SOONEST = (
+    "--xla_cpu_use_fusion_emitters=false"
+    if jax.__version_info__ < (0, 11)
+    else "--xla_cpu_opt_preset=FAST_COMPILE"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {SOONEST}"
 
 
@@ -39,9 +47,11 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_quickly(tmp_path_factory):
-    """The suite compiles far longer than it computes: without LLVM's optimizations, and the same tiny step once for all tests and processes."""
+    """Compiles without LLVM's optimizations, and each program once for all tests, as compiling takes longest."""
     folder = str(tmp_path_factory.mktemp("xla"))
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))  # features of real pictures, from this suite alone
+    os.environ["XDG_CACHE_HOME"] = str(
+        tmp_path_factory.mktemp("cache")
+    )  # features of real pictures, from this suite alone
     for name, value in {"jax_compilation_cache_dir": folder, "jax_disable_most_optimizations": True}.items():
         os.environ[name.upper()] = str(value)  # for child processes
         jax.config.update(name, value)
@@ -53,7 +63,9 @@ TINY = Config(
     batch=8,
     data=DataConfig(size=16, threads=1),
     text=TextConfig(encoder="rnn", vocab=600, length=14, width=16, layers=1),
-    model=ModelConfig(noise=8, style=16, width=16, patch=2, attention=(4,), critic_widths=(16, 16), critic_blocks=(0, 1)),
+    model=ModelConfig(
+        noise=8, style=16, width=16, patch=2, attention=(4,), critic_widths=(16, 16), critic_blocks=(0, 1)
+    ),
     loss=LossConfig(penalty_share=0.5),
     optim=OptimConfig(lr=(2e-3, 2e-3), lr_d=(2e-3, 2e-3), muon=1.0, fan=32),
     log=LogConfig(metrics=16, samples=24, checkpoint=16),
@@ -62,9 +74,10 @@ TINY = Config(
 
 # much the same as flags, at 32 pixels, which the judge can read
 TINY_FLAGS = """
-    --steps 2 --batch 8 --data.size 32 --data.threads 1 --text.encoder rnn --text.vocab 600 --text.length 20 --text.width 16 --text.layers 1
-    --model.noise 8 --model.style 16 --model.width 16 --model.blocks 1 --model.patch 4 --model.attention 4 --model.critic-patch 4
-    --model.critic-widths 16 16 --model.critic-blocks 0 1 --log.metrics 8 --log.samples 8 --log.evaluate 8 --log.checkpoint 8
+    --steps 2 --batch 8 --data.size 32 --data.threads 1 --text.encoder rnn --text.vocab 600 --text.length 20
+    --text.width 16 --text.layers 1 --model.noise 8 --model.style 16 --model.width 16 --model.blocks 1
+    --model.patch 4 --model.attention 4 --model.critic-patch 4 --model.critic-widths 16 16
+    --model.critic-blocks 0 1 --log.metrics 8 --log.samples 8 --log.evaluate 8 --log.checkpoint 8
 """.split()  # noqa: SIM905
 
 
@@ -73,7 +86,10 @@ def tiny(**changes) -> Config:
     config = TINY
     for name, value in changes.items():
         section, _, field = name.partition("__")
-        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value}) if field else value})
+        config = dataclasses.replace(
+            config,
+            **{section: dataclasses.replace(getattr(config, section), **{field: value}) if field else value},
+        )
     return config
 
 
@@ -120,5 +136,8 @@ def model():
     config = tiny(text__length=20, model__shrink=(2.0, 1.0))
     tokenizer = Tokenizer.train(Storybook(16).captions(2000), 600, config.text.length)
     gan = make_gan(config, tokenizer.size)
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), jax.jit(gan.init)(jax.random.key(0)))
+    params = jax.tree.map(
+        lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape),
+        jax.jit(gan.init)(jax.random.key(0)),
+    )
     return Model(gan, params, tokenizer, config)

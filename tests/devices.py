@@ -1,5 +1,8 @@
-"""Run by test_parallel.py on eight simulated devices, with the names of some of WAYS: the same runs of three steps in each way; prints as JSON how far each
-is from one device's, and what its devices exchange."""
+"""Runs three steps in several ways on eight simulated devices, for test_parallel.py.
+
+Arguments: names of some of WAYS. Prints as JSON how far each way is from one device, and what its devices
+exchange.
+"""
 
 import json
 import sys
@@ -9,20 +12,22 @@ import jax
 import numpy as np
 from conftest import ROOT, tiny
 
+from dallegan import optim
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.models.gan import Gan
-from dallegan import optim
 from dallegan.optim import make_optimizer
 from dallegan.parallel import make_runner
 from dallegan.state import init_state
 from dallegan.warmstart import start_from
 
+optim.EPSILON = 1e-2
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import hlo
 
 WHOLE, LAYOUT = 256, 8 * 8 * 3  # floats: of a picture's features, of its layout
-# Now and then an input of a leaky ReLU, or of the diversity term's |x|, lies so near zero that rounding decides its side; from there on a run goes its own
-# way. So several runs are made, and the median is judged: what a device gets wrong, it gets wrong in all.
+# Now and then an input of a leaky ReLU, or of the diversity term's |x|, lies so near zero that rounding
+# decides its side; from there on a run goes its own way. So several runs are made, and the median is
+# judged: what a device gets wrong, it gets wrong in all.
 RUNS = 5
 
 
@@ -47,19 +52,28 @@ def run(config, devices):
         moved = max(float(np.abs(a - b).max()) for a, b in zip(before, params[-1], strict=True))
         assert moved > 1e-3, "a comparison of what has not moved proves nothing"
     sharded = [x for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated]
-    # what the contrastive term compares (features of real and drawn pictures, own and false captions of both readers, their tokens), and the diversity term
+    # what the contrastive term compares (features of real and drawn pictures, own and false captions of
+    # both readers, their tokens), and the diversity term
     rows = 4 * config.batch * (2 * WHOLE + 4 * config.text.width + 2 * config.text.length + LAYOUT)
     # what Muon needs of the kernels that lie on several devices: they, and their Gram matrices
     flat = flax.traverse_util.flatten_dict(state.params)
     hidden = [x for path, x in flat.items() if path in gan.hidden and not x.sharding.is_fully_replicated]
-    about = {"hidden": sum(x.size for x in hidden), "grams": sum(min(x.size // x.shape[-1], x.shape[-1]) ** 2 for x in hidden)}
-    found = about | {"sharded": len(sharded), "collectives": hlo.collectives(runner.executable.as_text()), "expected": hlo.expected(runner), "rows": rows}
+    about = {
+        "hidden": sum(x.size for x in hidden),
+        "grams": sum(min(x.size // x.shape[-1], x.shape[-1]) ** 2 for x in hidden),
+    }
+    found = about | {
+        "sharded": len(sharded),
+        "collectives": hlo.collectives(runner.executable.as_text()),
+        "expected": hlo.expected(runner),
+        "rows": rows,
+    }
     return params, np.array(losses).reshape(RUNS, -1), found
 
 
-# Captions are cut short, for the GRU compiles many times here.
-# Adam divides a gradient by its own size: with the usual epsilon, one that is nothing but rounding would be a whole step (the
-# attention behind its LayerScale of 1e-5 has such). With an epsilon above the rounding, equal gradients give equal parameters.
+# Captions are cut short, for the GRU compiles many times here. Adam divides a gradient by its own size:
+# with the usual epsilon, one that is nothing but rounding would be a whole step (the attention behind its
+# LayerScale of 1e-5 has such). With an epsilon above the rounding, equal gradients give equal parameters.
 # One picture in eight is penalized, so that on eight devices of four pictures every second has none.
 SETTINGS = {
     "batch": 32,
@@ -70,7 +84,6 @@ SETTINGS = {
     "optim__lr": (1e-2, 1e-2),
     "optim__lr_d": (1e-2, 1e-2),
 }
-optim.EPSILON = 1e-2
 BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),
@@ -85,12 +98,20 @@ WAYS = {
 
 assert jax.device_count() == 8
 gan = Gan(BASE.text, BASE.model, BASE.data.size)
-FRESH = jax.tree.map(np.asarray, jax.jit(lambda: init_state(gan, make_optimizer(gan, BASE.optim, BASE.steps), BASE.seed))())  # on the host, since a step donates its state
+FRESH = jax.tree.map(
+    np.asarray, jax.jit(lambda: init_state(gan, make_optimizer(gan, BASE.optim, BASE.steps), BASE.seed))()
+)  # on the host, since a step donates its state
 STARTS = [jax.jit(gan.init)(jax.random.key(n)) for n in range(RUNS)]
 found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items() if name in sys.argv}
 report = {}
 for name, (params, other, about) in found.items():
     reference, losses, _ = found["parts 1" if "parts" in name else "jit 1"]
-    apart = [max(float(np.abs(a - b).max()) for a, b in zip(*pair, strict=True)) for pair in zip(reference, params, strict=True)]
-    report[name] = {"params": np.median(apart), "losses": np.median((np.abs(other - losses) / (1e-3 + np.abs(losses))).max(1))} | about
+    apart = [
+        max(float(np.abs(a - b).max()) for a, b in zip(*pair, strict=True))
+        for pair in zip(reference, params, strict=True)
+    ]
+    report[name] = {
+        "params": np.median(apart),
+        "losses": np.median((np.abs(other - losses) / (1e-3 + np.abs(losses))).max(1)),
+    } | about
 json.dump(report, sys.stdout)

@@ -2,29 +2,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dallegan.augment import augment, colour, cutout, draw, shift
-from dallegan.config import LossConfig
+from dallegan.augment import augment, colour, cutout, sample_params, shift
+from dallegan.config import AugmentConfig
 
 IMAGE = jax.random.normal(jax.random.key(0), (50, 16, 16, 3))
 
 
 def test_each_picture_moves_by_its_own_offset():
-    offsets = draw(jax.random.key(1), 50, 2).offset
+    offsets = sample_params(jax.random.key(1), 50, 2).offset
     moved = shift(IMAGE, offsets, 2)
-    for before, after, (down, right) in zip(np.asarray(IMAGE), np.asarray(moved), offsets.tolist(), strict=True):
-        np.testing.assert_array_equal(after[2:-2, 2:-2], np.roll(before, (2 - down, 2 - right), (0, 1))[2:-2, 2:-2])
+    for before, after, (down, right) in zip(
+        np.asarray(IMAGE), np.asarray(moved), offsets.tolist(), strict=True
+    ):
+        np.testing.assert_array_equal(
+            after[2:-2, 2:-2], np.roll(before, (2 - down, 2 - right), (0, 1))[2:-2, 2:-2]
+        )
     assert {int(x) for x in offsets.ravel()} == {0, 1, 2, 3, 4}
 
 
 def test_edges_are_repeated_and_zero_reach_does_nothing():
     flat = jnp.broadcast_to(IMAGE[:, :1, :1], IMAGE.shape)
-    offsets = draw(jax.random.key(1), 50, 4).offset
+    offsets = sample_params(jax.random.key(1), 50, 4).offset
     assert (shift(flat, offsets, 4) == flat).all()
-    assert augment(IMAGE, draw(jax.random.key(1), 50, 0), LossConfig(shift=0.0), 0) is IMAGE
+    assert augment(IMAGE, sample_params(jax.random.key(1), 50, 0), AugmentConfig(shift=0.0), 0) is IMAGE
 
 
 def test_it_is_differentiable():
-    offsets = draw(jax.random.key(1), 50, 4).offset
+    offsets = sample_params(jax.random.key(1), 50, 4).offset
     gradient = jax.grad(lambda x: jnp.sum(shift(x, offsets, 4)))(IMAGE)
     np.testing.assert_allclose(gradient.sum(), IMAGE.size, rtol=1e-6)  # each pixel shown comes from one pixel
 
@@ -34,7 +38,9 @@ def test_colour():
     by = lambda *strength: colour(IMAGE, jnp.tile(jnp.asarray(strength, float), (50, 1)))
     np.testing.assert_allclose(by(0, 0, 0), IMAGE, atol=1e-6)
     np.testing.assert_allclose(by(1, 0, 0), IMAGE + 0.5, atol=1e-5)
-    np.testing.assert_allclose(by(0, -1, 0), jnp.broadcast_to(grey[..., None], IMAGE.shape), atol=1e-5)  # no colour is left
+    np.testing.assert_allclose(
+        by(0, -1, 0), jnp.broadcast_to(grey[..., None], IMAGE.shape), atol=1e-5
+    )  # no colour is left
     np.testing.assert_allclose(jnp.mean(by(0, 1, 0), 3), grey, atol=1e-5)
     np.testing.assert_allclose(by(0, 0, 1).std((1, 2, 3)), 1.5 * IMAGE.std((1, 2, 3)), rtol=1e-4)
 
@@ -48,9 +54,9 @@ def test_cutout_blanks_a_square():
 
 
 def test_real_and_generated_pictures_are_changed_alike():
-    loss = LossConfig(colour=1.0, cutout=0.5)
-    draws = draw(jax.random.key(3), 50, 2)
-    once = augment(IMAGE, draws, loss, 2)
-    np.testing.assert_array_equal(once, augment(IMAGE, draws, loss, 2))
+    config = AugmentConfig(colour=1.0, cutout=0.5)
+    params = sample_params(jax.random.key(3), 50, 2)
+    once = augment(IMAGE, params, config, 2)
+    np.testing.assert_array_equal(once, augment(IMAGE, params, config, 2))
     assert (once != IMAGE).any((1, 2, 3)).all()
-    assert -1 <= draws.colour.min() < -0.9 < 0.9 < draws.colour.max() <= 1
+    assert -1 <= params.colour.min() < -0.9 < 0.9 < params.colour.max() <= 1

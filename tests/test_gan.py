@@ -50,8 +50,8 @@ def test_shapes(encoder, recipe):
     assert text.mask.shape == (3, 14)
     assert text.mask.dtype == bool
     h = gan.generate(params, text, noise)
-    assert h.ndim == 4
-    image = gan.decode(params, h, text, noise)
+    assert h.map.shape == (3, 8, 8, h.map.shape[-1])
+    image = gan.decode(params, h)
     assert image.shape == (3, 32, 32, 3)
     assert image.dtype == jnp.float32
     assert jnp.abs(image).max() <= 1
@@ -62,25 +62,33 @@ def test_shapes(encoder, recipe):
 @pytest.mark.parametrize("recipe", ["residual", "dcgan"])
 def test_bytes_are_not_taken_for_pictures(recipe):
     critic, image = make(model__recipe=recipe).gan.critic, jnp.zeros((1, 16, 16, 3), jnp.uint8)
-    with pytest.raises(TypeError, match=r"not uint8: dallegan.models.layers.to_float"):
+    with pytest.raises(TypeError, match=r"not uint8: use models.layers.to_float"):
         jax.eval_shape(lambda: critic.init(KEY, image, method="image_features"))
 
 
 def test_match_is_the_sentence_term_of_the_score():
     gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
-    seen, text = gan.image_features(params, gan.synthesize(params, tokens, noise)), gan.encode_caption(params, tokens)
+    seen, text = (
+        gan.image_features(params, gan.synthesize(params, tokens, noise)),
+        gan.encode_caption(params, tokens),
+    )
     match = gan.match(params, seen.whole, text.sentence)
     assert match.shape == (3, 3)
     # another picture's sentence with one's own words changes the score by the difference of the two matches
     swapped = text.replace(sentence=text.sentence[::-1])
-    np.testing.assert_allclose(gan.score(params, seen, swapped) - gan.score(params, seen, text), jnp.diag(match[:, ::-1]) - jnp.diag(match), atol=1e-5)
+    np.testing.assert_allclose(
+        gan.score(params, seen, swapped) - gan.score(params, seen, text),
+        jnp.diag(match[:, ::-1]) - jnp.diag(match),
+        atol=1e-5,
+    )
 
 
 def test_feedback_reaches_encoder_generator_and_decoder():
     gan = make(model__refine=8, model__patch=4, model__critic_patch=4, model__detail=(8, 4))
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
-    # a block's last layer starts at zero, and hides what is before it at the very first step: move off that point
+    # a block's last layer starts at zero, and hides what is before it at the very first step: move off that
+    # point
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)
 
     def feedback(generator):
@@ -94,22 +102,41 @@ def test_feedback_reaches_encoder_generator_and_decoder():
 
 
 def test_the_decoder_runs_the_generators_own_block():
-    gan = make(model__base=8)
+    gan = make()
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     text = gan.encode(params, tokens)
     params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)
     h = gan.generate(params, text, noise)
-    image = gan.decode(params, h, text, noise)
+    image = gan.decode(params, h)
     # there is one block, and a change to it changes both
     assert "up" in params["generator"]
     assert not any(name.startswith("up") for name in params["generator"]["decoder"])
-    changed = params | {"generator": params["generator"] | {"up": jax.tree.map(lambda p: p * 1.1, params["generator"]["up"])}}
-    assert jnp.abs(gan.generate(changed, text, noise) - h).max() > 1e-4
-    assert jnp.abs(gan.decode(changed, h, text, noise) - image).max() > 1e-4
+    changed = params | {
+        "generator": params["generator"] | {"up": jax.tree.map(lambda p: p * 1.1, params["generator"]["up"])}
+    }
+    assert jnp.abs(gan.generate(changed, text, noise).map - h.map).max() > 1e-4
+    assert jnp.abs(gan.decode(changed, h) - image).max() > 1e-4
+
+
+def test_a_feature_map_is_decoded_with_the_caption_and_noise_it_was_made_from():
+    """It carries style and caption, so that no other ones can be passed; two maps of a batch do not mix."""
+    gan = make(model__patch=1, model__critic_patch=1)
+    params, (tokens, noise) = gan.init(KEY), inputs(gan)
+    params = jax.tree.map(lambda p: p + 0.02 * jax.random.normal(KEY, p.shape), params)
+    h = gan.generate(params, gan.encode(params, tokens), noise)
+    image, other = gan.decode(params, h), gan.decode(params, h.replace(style=h.style[::-1]))
+    assert jnp.abs(image[0] - other[0]).max() > 1e-4, "the decoder reads the style"
+    np.testing.assert_allclose(image[1], other[1], atol=1e-6)
 
 
 def test_resolution_costs_only_modulation_when_tied():
-    sizes = {tied: [count(jax.eval_shape(make(size, model__tied=tied).gan.init, KEY)["generator"]) for size in (32, 64, 128)] for tied in (True, False)}
+    sizes = {
+        tied: [
+            count(jax.eval_shape(make(size, model__tied=tied).gan.init, KEY)["generator"])
+            for size in (32, 64, 128)
+        ]
+        for tied in (True, False)
+    }
     m = tiny().model
     modulation = (m.style + 1) * 4 * m.width * m.blocks
     assert np.diff(sizes[True]).tolist() == [modulation, modulation]
@@ -151,7 +178,11 @@ def test_pictures_of_a_batch_do_not_mix():
 
 
 def test_padding_does_not_change_a_caption():
-    for changes in ({"text__encoder": "rnn"}, {"text__encoder": "rnn", "text__prenorm": True}, {"text__encoder": "transformer"}):
+    for changes in (
+        {"text__encoder": "rnn"},
+        {"text__encoder": "rnn", "text__prenorm": True},
+        {"text__encoder": "transformer"},
+    ):
         gan = make(**changes)
         params, tokens = gan.init(KEY), inputs(gan)[0]
         assert not tokens[:, 12:].any()
@@ -161,7 +192,7 @@ def test_padding_does_not_change_a_caption():
 
 @pytest.mark.parametrize(("prenorm", "least", "most"), [(False, 0.0, 0.05), (True, 0.1, 0.3)])
 def test_a_fresh_gru_hears_the_order_of_words_through_a_layer_norm(prenorm, least, most):
-    """How far two words that change places move the sentence, where another sentence is 1 away: without, it begins as a bag of words."""
+    """Swapping two words moves the sentence by this fraction of the distance to another sentence."""
     gan = make(text__prenorm=prenorm)
     params, tokens = gan.init(KEY), jax.random.randint(KEY, (32, 12), 3, 500)
     sentence = lambda order: gan.encode(params, tokens[:, jnp.array(order)]).sentence
@@ -182,11 +213,11 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32(recipe):
     half = Jitted(Gan(gan.text, gan.model, gan.size, jnp.bfloat16))
     params, (tokens, noise) = gan.init(KEY), inputs(gan)
     assert all(p.dtype == jnp.float32 for p in jax.tree.leaves(half.init(KEY)))
-    image = half.draw(params, tokens, noise)
+    image = half.synthesize(params, tokens, noise)
     assert image.dtype == jnp.float32
     assert jnp.abs(image - gan.synthesize(params, tokens, noise)).max() < 0.05
     assert half.discriminate(params, image, tokens).dtype == jnp.float32
     text = half.encode(params, tokens)
     h = half.generate(params, text, noise)
-    assert {x.dtype for x in (text.sentence, text.tokens, h)} == {jnp.dtype("float32")}
-    assert jnp.abs(image - half.decode(params, h, text, noise)).max() < 0.01
+    assert {x.dtype for x in (text.sentence, text.tokens, h.map)} == {jnp.dtype("float32")}
+    assert jnp.abs(image - half.decode(params, h)).max() < 0.01

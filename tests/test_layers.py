@@ -34,7 +34,9 @@ def test_attention_against_the_formula():
 def test_masked_tokens_change_nothing():
     q, k, v = (jax.random.normal(jax.random.key(i), (1, n, 8)) for i, n in ((0, 3), (1, 5), (2, 5)))
     mask = jnp.array([[True, True, True, False, False]])
-    np.testing.assert_array_equal(attend(q, k, v, mask, 2), attend(q, k.at[:, 3:].set(9), v.at[:, 3:].set(7), mask, 2))
+    np.testing.assert_array_equal(
+        attend(q, k, v, mask, 2), attend(q, k.at[:, 3:].set(9), v.at[:, 3:].set(7), mask, 2)
+    )
 
 
 def test_residual_starts_as_identity_and_learns():
@@ -50,13 +52,21 @@ def test_lrelu():
 
 
 def haar_shrunk(x, thresholds):
-    """The plain Haar transform of disjoint squares: their means again, and three differences by the garrote."""
-    (threshold, *coarser), squares = thresholds, space_to_depth(x, 2).reshape(*x.shape[:1], x.shape[1] // 2, x.shape[2] // 2, 4, -1)
+    """The plain Haar transform of disjoint squares: their means, and three differences by the garrote."""
+    (threshold, *coarser), squares = (
+        thresholds,
+        space_to_depth(x, 2).reshape(*x.shape[:1], x.shape[1] // 2, x.shape[2] // 2, 4, -1),
+    )
     signs = np.array([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]])
     mean, *differences = np.moveaxis(np.einsum("st,bhwtc->bhwsc", signs, squares) / 4, -2, 0)
     mean = haar_shrunk(mean, coarser) if coarser else mean
-    kept = [mean, *(np.where(np.abs(c) > threshold, c - threshold**2 / np.where(c == 0, 1, c), 0) for c in differences)]
-    return np.asarray(depth_to_space(jnp.asarray(np.einsum("st,sbhwc->bhwtc", signs, kept).reshape(*mean.shape[:3], -1)), 2))
+    kept = [
+        mean,
+        *(np.where(np.abs(c) > threshold, c - threshold**2 / np.where(c == 0, 1, c), 0) for c in differences),
+    ]
+    return np.asarray(
+        depth_to_space(jnp.asarray(np.einsum("st,sbhwc->bhwtc", signs, kept).reshape(*mean.shape[:3], -1)), 2)
+    )
 
 
 def test_shrinkage_is_the_mean_of_haar_shrinkage_on_every_grid():
@@ -66,7 +76,9 @@ def test_shrinkage_is_the_mean_of_haar_shrinkage_on_every_grid():
     for i, j in itertools.product(range(side), repeat=2):
         shrunk = haar_shrunk(padded[:, i : i + 12, j : j + 20], [t / 127.5 for t in levels])
         grids.append(shrunk[:, side - i :, side - j :][:, :8, :16])
-    np.testing.assert_allclose(shrink(jnp.asarray(x, jnp.float32), levels), np.clip(np.mean(grids, 0), -1, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        shrink(jnp.asarray(x, jnp.float32), levels), np.clip(np.mean(grids, 0), -1, 1), atol=1e-6
+    )
 
 
 def test_shrinkage_flattens_noise_and_leaves_edges():
@@ -80,4 +92,11 @@ def test_shrinkage_flattens_noise_and_leaves_edges():
 
 
 def test_gradient_of_shrinkage():
-    check_grads(lambda x: shrink(x, (3.0, 2.0)), (0.9 * jax.random.uniform(KEY, (1, 4, 4, 1), minval=-1),), order=1, modes=["rev"], eps=1e-3, rtol=2e-2)
+    check_grads(
+        lambda x: shrink(x, (3.0, 2.0)),
+        (0.9 * jax.random.uniform(KEY, (1, 4, 4, 1), minval=-1),),
+        order=1,
+        modes=["rev"],
+        eps=1e-3,
+        rtol=2e-2,
+    )

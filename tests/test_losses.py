@@ -17,12 +17,21 @@ def softplus(x):
     [
         ("rpgan", softplus(FAKE - REAL).mean(), softplus(REAL - FAKE).mean()),
         ("nonsaturating", softplus(-REAL).mean() + softplus(FAKE).mean(), softplus(-FAKE).mean()),
-        ("hinge", np.maximum(0, 1 - np.asarray(REAL)).mean() + np.maximum(0, 1 + np.asarray(FAKE)).mean(), -np.asarray(FAKE).mean()),
+        (
+            "hinge",
+            np.maximum(0, 1 - np.asarray(REAL)).mean() + np.maximum(0, 1 + np.asarray(FAKE)).mean(),
+            -np.asarray(FAKE).mean(),
+        ),
     ],
 )
 def test_closed_forms(kind, d, g):
     np.testing.assert_allclose(losses.adversarial(kind).discriminator(REAL, FAKE), d, rtol=1e-6)
     np.testing.assert_allclose(losses.adversarial(kind).generator(REAL, FAKE), g, rtol=1e-6)
+
+
+def test_an_unknown_form_of_the_game_is_refused():
+    with pytest.raises(ValueError, match="no adversarial loss 'lsgan': choose rpgan, hinge or nonsaturating"):
+        losses.adversarial("lsgan")
 
 
 def test_players_pull_apart():
@@ -35,7 +44,11 @@ def test_players_pull_apart():
 
 def test_matching_masks_equal_captions():
     valid = jnp.array([True, False, True])
-    np.testing.assert_allclose(losses.matching_loss(REAL, FAKE, valid), (softplus(FAKE - REAL) * np.array([1, 0, 1])).mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.matching_loss(REAL, FAKE, valid),
+        (softplus(FAKE - REAL) * np.array([1, 0, 1])).mean(),
+        rtol=1e-6,
+    )
 
 
 def test_contrast_is_the_cross_entropy_of_the_true_pairs():
@@ -44,17 +57,29 @@ def test_contrast_is_the_cross_entropy_of_the_true_pairs():
     same = np.eye(3, 5, dtype=bool)
     by_picture = [np.log(np.exp(m[i]).sum()) - m[i, i] for i in range(3)]
     by_caption = [np.log(np.exp(m[:, i]).sum()) - m[i, i] for i in range(3)]
-    np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.contrastive_loss(match, jnp.asarray(same)),
+        (np.mean(by_picture) + np.mean(by_caption)) / 2,
+        rtol=1e-5,
+    )
     # a caption that reads as the picture's own is no negative: as if it were not there
     same[0, 3] = True
     by_picture[0] = np.log(np.exp(m[0, [0, 1, 2, 4]]).sum()) - m[0, 0]
-    np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.contrastive_loss(match, jnp.asarray(same)),
+        (np.mean(by_picture) + np.mean(by_caption)) / 2,
+        rtol=1e-5,
+    )
     gradient = jax.grad(losses.contrastive_loss)(match, jnp.asarray(same))
     # two pictures of the batch with the same caption: neither is the other's negative, in either direction
     same[0, 1] = same[1, 0] = True
     by_picture[:2] = np.log(np.exp(m[0, [0, 2, 4]]).sum()) - m[0, 0], np.log(np.exp(m[1, 1:]).sum()) - m[1, 1]
     by_caption[:2] = (np.log(np.exp(m[[0, 2], 0]).sum()) - m[0, 0], np.log(np.exp(m[1:, 1]).sum()) - m[1, 1])
-    np.testing.assert_allclose(losses.contrastive_loss(match, jnp.asarray(same)), (np.mean(by_picture) + np.mean(by_caption)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.contrastive_loss(match, jnp.asarray(same)),
+        (np.mean(by_picture) + np.mean(by_caption)) / 2,
+        rtol=1e-5,
+    )
     assert jnp.isfinite(jax.grad(losses.contrastive_loss)(match, jnp.asarray(same))).all()
     assert jnp.isfinite(gradient).all()
     assert gradient[0, 3] == 0
@@ -88,5 +113,7 @@ def test_gradient_penalty_of_a_quadratic():
 def test_gradient_penalty_has_a_gradient():
     # d/da of |∇ (a·x)|² = 2a
     x = jnp.ones((1, 2, 2, 3))
-    gradient = jax.grad(lambda a: losses.gradient_penalty(lambda x: jnp.sum(a * x, (1, 2, 3)), x)[0])(jnp.full((2, 2, 3), 3.0))
+    gradient = jax.grad(lambda a: losses.gradient_penalty(lambda x: jnp.sum(a * x, (1, 2, 3)), x)[0])(
+        jnp.full((2, 2, 3), 3.0)
+    )
     np.testing.assert_allclose(gradient, 6.0)

@@ -1,4 +1,4 @@
-"""Box 3, the Decoder: feature map to image, by running the generator's own upsampling block at each doubling."""
+"""Box 3, the Decoder: feature map to image, by the generator's own upsampling block at each doubling."""
 
 import flax.linen as nn
 import jax
@@ -6,11 +6,21 @@ import jax.numpy as jnp
 
 from dallegan.config import ModelConfig
 from dallegan.models.generator import FeatureMap, Modulate, UpBlock
-from dallegan.models.layers import Conv3, Dtype, Residual, depth_to_space, he, hidden, lrelu, shrink, space_to_depth
+from dallegan.models.layers import (
+    Conv3,
+    Dtype,
+    Residual,
+    depth_to_space,
+    he,
+    hidden,
+    lrelu,
+    shrink,
+    space_to_depth,
+)
 
 
 class Decoder(nn.Module):
-    """Runs `up`, the generator's block, at each further doubling; without it (untied), a block of its own per scale."""
+    """Runs the generator's block `up` at each further doubling; if untied, a block of its own per scale."""
 
     config: ModelConfig
     size: int  # side of the image, pixels
@@ -39,7 +49,7 @@ class Decoder(nn.Module):
 class Refine(nn.Module):
     """Correction of the painted patches, by one residual block that sees the patches and their features.
 
-    A pixel of a patch is a linear map of features, which left noise at the patches' borders (benchmarks/LOG.md).
+    A pixel of a patch is a linear map of features, which left noise at patch borders (benchmarks/LOG.md).
     Capacity at the highest resolution helps (R3GAN, arXiv 2501.05441, appendix E); the block works at the
     patches' resolution, so that its convolutions stay wide. The correction starts at zero, so that a trained
     model continues where it stood.
@@ -76,7 +86,9 @@ class Detail(nn.Module):
         features, *finer = self.features
         subpixel = hidden(nn.Conv(4 * features, (1, 1), kernel_init=he(), dtype=self.dtype, name="subpixel"))
         h = depth_to_space(subpixel(lrelu(x_BHWC)), 2)
-        h += Conv3(features, dtype=self.dtype, bias=False, name="stem")(space_to_depth(image_BHWC, self.patch))
+        h += Conv3(features, dtype=self.dtype, bias=False, name="stem")(
+            space_to_depth(image_BHWC, self.patch)
+        )
         h = Residual(features, 1, self.dtype, name="residual")(h)
         correction = Conv3(3 * self.patch**2, nn.initializers.zeros, self.dtype, name="head")(lrelu(h))
         image = image_BHWC + depth_to_space(correction, self.patch)
@@ -93,7 +105,9 @@ class DcganDecoder(nn.Module):
     def __call__(self, h: FeatureMap) -> jax.Array:
         """Maps a map f32[B, 8, 8, C] to f32[B, size, size, 3] in [-1, 1]."""
         normal, x = nn.initializers.normal(0.02), h.map.astype(self.dtype)
-        double = lambda c, name: nn.ConvTranspose(c, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name=name)
+        double = lambda c, name: nn.ConvTranspose(
+            c, (4, 4), (2, 2), kernel_init=normal, dtype=self.dtype, name=name
+        )
         i = 0
         while 2 * x.shape[1] < self.size:
             x = double(x.shape[-1] // 2, f"conv{i}")(x)

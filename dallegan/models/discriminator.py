@@ -1,7 +1,7 @@
 """Box 4, the Discriminator: image and caption to a score (real or generated, and does it match).
 
-The trunk over images and the encoder of captions meet only in `score`, so that one pass over the images serves
-true and false captions alike.
+The trunk over images and the encoder of captions meet only in `score`, so that one pass over the images
+serves true and false captions alike.
 """
 
 import math
@@ -25,7 +25,7 @@ class ImageFeatures(flax.struct.PyTreeNode):
 
 
 class Discriminator(nn.Module):
-    """A residual trunk over pixel patches down to 4×4, then realism, a sentence projection and token attention."""
+    """A residual trunk from pixel patches to 4×4, then realism, sentence projection and token attention."""
 
     config: ModelConfig
     dtype: Dtype = jnp.float32
@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Weight of the sentence term: four times the usual 1/√F, so that matching is learned sooner (LOG)."""
+        """Weight of the sentence term: four times the usual 1/√F; matching is learned sooner (LOG)."""
         return 4 / math.sqrt(self.features)
 
     def setup(self) -> None:
@@ -62,7 +62,9 @@ class Discriminator(nn.Module):
         for stage in range(int(math.log2(x.shape[1] // 4)) + 1):
             level = min(stage, len(c.critic_blocks) - 1)
             if stage:
-                down = nn.Dense(c.critic_widths[level], kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}")
+                down = nn.Dense(
+                    c.critic_widths[level], kernel_init=he(0.7), dtype=self.dtype, name=f"down{stage}"
+                )
                 x = hidden(down)(space_to_depth(x, 2))
             for i in range(c.critic_blocks[level]):
                 x = Residual(c.critic_widths[level], depth, self.dtype, name=f"residual{stage}_{i}")(x)
@@ -75,14 +77,16 @@ class Discriminator(nn.Module):
     def score(self, seen: ImageFeatures, text: TextFeatures) -> jax.Array:
         """Returns f32[B], the sum of three terms.
 
-        Realism; the projected sentence times the whole (arXiv 1802.05637, eq. 3); each token times the regions
-        that it attends to (arXiv 1711.10485, eq. 7-9).
+        Realism; the projected sentence times the whole (arXiv 1802.05637, eq. 3); each token times the
+        regions that it attends to (arXiv 1711.10485, eq. 7-9).
         """
         realism = self.head(seen.whole)[:, 0]
         wide = lambda x: x.astype(jnp.float32)
         sentence = self.scale * jnp.sum(wide(self.project(text.sentence)) * seen.whole, -1)
         temperature = math.sqrt(self.region_features)
-        logits = jnp.einsum("btr,bnr->btn", self.key(text.tokens), seen.regions).astype(jnp.float32) / temperature
+        logits = (
+            jnp.einsum("btr,bnr->btn", self.key(text.tokens), seen.regions).astype(jnp.float32) / temperature
+        )
         context = jnp.einsum("btn,bnr->btr", jax.nn.softmax(logits).astype(self.dtype), seen.regions)
         words = jnp.sum(wide(self.value(text.tokens)) * context, -1) / temperature
         words = jnp.sum(words * text.mask, 1) / jnp.sum(text.mask, 1)
@@ -108,13 +112,15 @@ class Detail(nn.Module):
 
     @nn.compact
     def __call__(self, image_BHWC: jax.Array) -> jax.Array:
-        """Maps [B, H, W, 3] to what is added to the patch embeddings, [B, h, w, channels], h = H / (2 patch)."""
+        """Maps [B, H, W, 3] to a correction of the patch embeddings [B, h, w, channels], h = H / 2 patch."""
         features, *finer = self.features
         h = Conv3(features, dtype=self.dtype, name="stem")(space_to_depth(image_BHWC, self.patch))
         if finer:
             h += Detail(tuple(finer), features, self.patch // 2, self.dtype, name="detail")(image_BHWC)
         h = Residual(features, 1, self.dtype, name="residual")(h)
-        down = hidden(nn.Dense(self.channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="down"))
+        down = hidden(
+            nn.Dense(self.channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="down")
+        )
         return down(space_to_depth(lrelu(h), 2))
 
 

@@ -1,4 +1,4 @@
-"""Box 1, the Encoder: caption tokens to a sentence vector and token vectors, trained by the discriminator's feedback."""
+"""Box 1, the Encoder: caption tokens to a sentence vector and token vectors."""
 
 import math
 
@@ -43,14 +43,17 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, tok_BT: jax.Array) -> TextFeatures:
-        """Encodes i32[B, T], 0 for padding; for `frozen` a hash and the bits of f32[B, T - 1], which become one token."""
+        """Encodes i32[B, T], 0 for padding. For `frozen`: a hash and the bits of f32[B, T - 1], one token."""
         c = self.config
         if c.encoder == "frozen":
             x = self._head(jax.lax.bitcast_convert_type(tok_BT[:, 1:], jnp.float32))
             mask = jnp.ones((tok_BT.shape[0], 1), bool)
         else:
-            mask = (tok_BT != 0) | (jnp.arange(tok_BT.shape[1]) == 0)  # an all-padding row attends to its first token
-            # small, since Adam moves every entry by the same amount: a word's vector turns in a few hundred steps
+            mask = (tok_BT != 0) | (
+                jnp.arange(tok_BT.shape[1]) == 0
+            )  # an all-padding row attends to its first token
+            # small, since Adam moves every entry by the same amount: a word's vector turns in a few hundred
+            # steps
             init = nn.initializers.normal(0.05)
             x = nn.Embed(c.vocab, c.width, embedding_init=init, dtype=self.dtype, name="embed")(tok_BT)
             x = self._transformer(x, mask) if c.encoder == "transformer" else self._rnn(x, mask)

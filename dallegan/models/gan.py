@@ -23,7 +23,7 @@ Path = tuple[str, ...]
 
 
 class Synthesis(nn.Module):
-    """The generating player: encoder, generator and decoder, with the mapping network and the shared block."""
+    """The generating player: encoder, generator and decoder, with mapping network and shared block."""
 
     text: TextConfig
     model: ModelConfig
@@ -34,7 +34,9 @@ class Synthesis(nn.Module):
         c = self.model
         self.encoder = Encoder(self.text, self.dtype)
         if c.recipe == "dcgan":
-            self.generator = DcganGenerator(8 * self.size, self.dtype)  # halved per doubling: 64 at half the size
+            self.generator = DcganGenerator(
+                8 * self.size, self.dtype
+            )  # halved per doubling: 64 at half the size
             self.decoder = DcganDecoder(self.size, self.dtype)
             return
         side = self.size // c.patch  # of the last feature map
@@ -67,7 +69,9 @@ class Critic(nn.Module):
     def setup(self) -> None:
         self.encoder = Encoder(self.text, self.dtype)
         dcgan = self.model.recipe == "dcgan"
-        self.discriminator = DcganDiscriminator(dtype=self.dtype) if dcgan else Discriminator(self.model, self.dtype)
+        self.discriminator = (
+            DcganDiscriminator(dtype=self.dtype) if dcgan else Discriminator(self.model, self.dtype)
+        )
 
     def encode(self, tok_BT: jax.Array) -> TextFeatures:
         return self.encoder(tok_BT)
@@ -75,7 +79,7 @@ class Critic(nn.Module):
     def image_features(self, image_BHWC: jax.Array) -> ImageFeatures:
         if not jnp.issubdtype(image_BHWC.dtype, jnp.floating):  # `Model.sample` returns uint8
             raise TypeError(
-                f"images must be floats in [-1, 1], not {image_BHWC.dtype}: convert them by dallegan.models.layers.to_float"
+                f"images must be floats in [-1, 1], not {image_BHWC.dtype}: use models.layers.to_float"
             )
         return self.discriminator.image_features(image_BHWC)
 
@@ -119,7 +123,9 @@ class Gan:
     @functools.cached_property
     def hidden(self) -> frozenset[Path]:
         """Paths of the hidden kernels in `params`, as `models.layers.hidden` marked them."""
-        marks = {k: v.get("hidden", {}) for k, v in jax.eval_shape(self._variables, jax.random.key(0)).items()}
+        marks = {
+            k: v.get("hidden", {}) for k, v in jax.eval_shape(self._variables, jax.random.key(0)).items()
+        }
         return frozenset((*path, "kernel") for path in flax.traverse_util.flatten_dict(marks))
 
     def _variables(self, key: jax.Array) -> dict[str, Any]:
@@ -132,7 +138,7 @@ class Gan:
         }
 
     def encode(self, params: Params, tokens: Tokens) -> TextFeatures:
-        """Encodes captions i32[B, T] for the generator: sentence f32[B, D], tokens f32[B, T, D], mask bool[B, T]."""
+        """Encodes captions i32[B, T]: sentence f32[B, D], tokens f32[B, T, D], mask bool[B, T]."""
         return self._synthesis(params, tokens, method="encode")
 
     def generate(self, params: Params, text: TextFeatures, noise: Noise) -> FeatureMap:
@@ -148,15 +154,18 @@ class Gan:
         return self._synthesis(params, tokens, noise, method="__call__")
 
     def discriminate(self, params: Params, image: Images, tokens: Tokens) -> Float[jax.Array, " B"]:
-        """Scores images f32[B, H, W, 3] in [-1, 1] with captions i32[B, T]; higher is more real and better matched."""
+        """Scores images f32[B, H, W, 3] in [-1, 1] with captions i32[B, T].
+
+        A higher score is more real and better matched.
+        """
         return self._critic(params, image, tokens, method="__call__")
 
     def image_features(self, params: Params, image: Images) -> ImageFeatures:
-        """Returns the discriminator's features of images f32[B, H, W, 3] in [-1, 1], the first argument of `score`."""
+        """Returns features of images f32[B, H, W, 3] in [-1, 1], the first argument of `score`."""
         return self._critic(params, image, method="image_features")
 
     def encode_caption(self, params: Params, tokens: Tokens) -> TextFeatures:
-        """Encodes captions i32[B, T] by the discriminator's own encoder, the second argument of `score`."""
+        """Encodes captions i32[B, T] by the discriminator's encoder, the second argument of `score`."""
         return self._critic(params, tokens, method="encode")
 
     def score(self, params: Params, seen: ImageFeatures, text: TextFeatures) -> Float[jax.Array, " B"]:
@@ -174,7 +183,11 @@ class Gan:
         return self._critic(params, whole, sentence, method="match")
 
     def _synthesis(self, params: Params, *args: Any, method: str) -> Any:
-        return self.synthesis.apply({"params": params["generator"]}, *jax.tree.map(jnp.asarray, args), method=method)
+        return self.synthesis.apply(
+            {"params": params["generator"]}, *jax.tree.map(jnp.asarray, args), method=method
+        )
 
     def _critic(self, params: Params, *args: Any, method: str) -> Any:
-        return self.critic.apply({"params": params["discriminator"]}, *jax.tree.map(jnp.asarray, args), method=method)
+        return self.critic.apply(
+            {"params": params["discriminator"]}, *jax.tree.map(jnp.asarray, args), method=method
+        )

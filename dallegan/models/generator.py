@@ -1,4 +1,4 @@
-"""Box 2, the Generator: an encoded caption and noise to an intermediate feature map, layer by layer from 4×4."""
+"""Box 2, the Generator: an encoded caption and noise to a feature map, layer by layer from 4×4."""
 
 import flax.linen as nn
 import flax.struct
@@ -7,7 +7,16 @@ import jax.numpy as jnp
 
 from dallegan.config import ModelConfig
 from dallegan.models.encoder import TextFeatures
-from dallegan.models.layers import CrossAttention, Dtype, Residual, depth_to_space, he, hidden, lrelu, upsample
+from dallegan.models.layers import (
+    CrossAttention,
+    Dtype,
+    Residual,
+    depth_to_space,
+    he,
+    hidden,
+    lrelu,
+    upsample,
+)
 from dallegan.shapes import Float
 
 
@@ -38,8 +47,8 @@ class Mapping(nn.Module):
 class UpBlock(nn.Module):
     """The block that generator and decoder share: residual blocks, attention to the caption, a doubling.
 
-    The doubling is repetition plus a pixel shuffle that starts at zero: a matrix product on the small map makes
-    the detail, at a ninth of the cost of a convolution on the large one. No parameter depends on the
+    The doubling is repetition plus a pixel shuffle that starts at zero: a matrix product on the small map
+    makes the detail, at a ninth of the cost of a convolution on the large one. No parameter depends on the
     resolution; scales and shifts come from outside, one set per resolution.
     """
 
@@ -58,9 +67,11 @@ class UpBlock(nn.Module):
             # the shared block makes its parameters at the first scale, whether or not that scale attends
             if x_BHWC.shape[1] in c.attention or (c.tied and self.is_initializing()):
                 x_BHWC = attention(x_BHWC, text.tokens, text.mask)
-        # a convolution, since XLA transposes the gradient of a Dense before its weight gradient (5 % of a step)
+        # a convolution, since XLA transposes the gradient of a Dense first (5 % of a step)
         zeros = nn.initializers.zeros
-        subpixel = nn.Conv(4 * c.width, (1, 1), kernel_init=zeros, use_bias=False, dtype=self.dtype, name="subpixel")
+        subpixel = nn.Conv(
+            4 * c.width, (1, 1), kernel_init=zeros, use_bias=False, dtype=self.dtype, name="subpixel"
+        )
         return upsample(x_BHWC) + depth_to_space(hidden(subpixel)(lrelu(x_BHWC)), 2)
 
 
@@ -99,7 +110,7 @@ class Generator(nn.Module):
 
 
 class DcganGenerator(nn.Module):
-    """Baseline: sentence and noise to 4×4, one transposed convolution to 8×8 (arXiv 1511.06434, 1605.05396)."""
+    """Baseline: sentence and noise to 4×4, a transposed convolution to 8×8 (arXiv 1511.06434, 1605.05396)."""
 
     channels: int
     dtype: Dtype = jnp.float32

@@ -31,7 +31,7 @@ def to_float(image: jax.Array) -> jax.Array:
 
 
 def lrelu(x: jax.Array) -> jax.Array:
-    """Leaky ReLU of slope 0.2, the nonlinearity of DCGAN's discriminator (arXiv 1511.06434) and of StyleGAN."""
+    """Leaky ReLU of slope 0.2, as in DCGAN's discriminator (arXiv 1511.06434) and StyleGAN."""
     return jax.nn.leaky_relu(x, 0.2)
 
 
@@ -128,7 +128,12 @@ class Conv3(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         conv = nn.Conv(
-            self.features, (3, 3), kernel_init=self.kernel_init, use_bias=self.bias, dtype=self.dtype, name="conv"
+            self.features,
+            (3, 3),
+            kernel_init=self.kernel_init,
+            use_bias=self.bias,
+            dtype=self.dtype,
+            name="conv",
         )
         return (hidden(conv) if self.hidden else conv)(x_BHWC)
 
@@ -147,7 +152,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array, scale_shift_B4C: jax.Array | None = None) -> jax.Array:
-        """Feature-wise affine modulation (arXiv 1709.07871): f32[B, 4, C] holds a scale and a shift per convolution."""
+        """Applies the block; a scale and a shift per convolution modulate features (arXiv 1709.07871)."""
         h = x_BHWC
         for i, init in enumerate((he(self.depth**-0.5), zeros)):
             if scale_shift_B4C is not None:
@@ -158,7 +163,7 @@ class Residual(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every position of a feature map attends to the caption's tokens; added through a LayerScale that starts at 1e-5."""
+    """Attention of each position of a feature map to the caption's tokens, added by a LayerScale."""
 
     heads: int = 4
     dtype: Dtype = jnp.float32
@@ -177,8 +182,8 @@ class CrossAttention(nn.Module):
 def attend(q_BQC: jax.Array, k_BTC: jax.Array, v_BTC: jax.Array, mask_BT: jax.Array, heads: int) -> jax.Array:
     """Multi-head scaled dot-product attention (arXiv 1706.03762, eq. 1) over the unmasked ones of T keys.
 
-    mask_BT is bool, or f32 weights in [0, 1]: the logarithm of a key's weight is added to its logit, so that 1
-    is an ordinary key, 0 a masked one, and a key's attention grows in proportion to its weight.
+    mask_BT is bool, or f32 weights in [0, 1]: the logarithm of a key's weight is added to its logit, so
+    that 1 is an ordinary key, 0 a masked one, and a key's attention grows in proportion to its weight.
     """
     b, n, c = q_BQC.shape
     q, k, v = (x.reshape(b, -1, heads, c // heads) for x in (q_BQC, k_BTC, v_BTC))
