@@ -101,14 +101,11 @@ def train(config: Config, source: Source | None = None) -> None:
             return
         if is_main():
             directory.record_machine(workdir)
-            params = runner.abstract.params
-            sizes = (f"{k} {sum(x.size for x in jax.tree.leaves(params[k])) / 1e6:.1f} M" for k in params)
-            device = (
-                f"{jax.device_count()} x {jax.devices()[0].device_kind} in {jax.process_count()} process(es)"
-            )
-            print(
-                f"{config.data.source} at {config.data.size} px on {device}; parameters: {', '.join(sizes)}"
-            )
+            sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in runner.abstract.params.items()}
+            parameters = ", ".join(f"{name} {size / 1e6:.1f} M" for name, size in sizes.items())
+            devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+            devices += f" of {jax.process_count()} processes" * (jax.process_count() > 1)
+            print(f"{workdir}: {config.data.source} at {config.data.size} px on {devices}; {parameters}")
 
         # 4. Step. Metrics are read one step late, so that the device always has a step to compute.
         dataset = make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count())

@@ -114,8 +114,8 @@ class Log:
         self._bar.update(self._batch)
         if values["skipped_in_a_row"] >= MAX_SKIPPED:
             raise Diverged(
-                f"{MAX_SKIPPED} steps in a row, up to step {step}, had a loss or gradient that was not finite."
-                " The parameters are as before them. In a new --workdir, raise --loss.gamma, lower "
+                f"{MAX_SKIPPED} steps in a row, up to step {step}, had a loss or gradient that is not finite."
+                " The parameters are as before. In a new --workdir, raise --loss.gamma, lower "
                 "--optim.lr-d and --optim.lr, or try --parallel.precision float32"
             )
 
