@@ -157,7 +157,7 @@ def test_steps_that_are_not_finite_are_skipped_and_ten_in_a_row_stop_the_run(tmp
 
     monkeypatch.setattr(parallel, "make_train_step", poisoned)
     workdir = tmp_path / "run"
-    with pytest.raises(Diverged, match="10 steps in a row, up to 15,"):
+    with pytest.raises(Diverged, match="10 steps in a row, up to step 15,"):
         train(tiny(workdir=str(workdir), steps=50))
     shown = capsys.readouterr().err
     assert "step 3 was not finite and is left out" in shown
