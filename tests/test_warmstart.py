@@ -52,7 +52,7 @@ def test_a_run_may_start_from_a_trained_model(finished, tmp_path):
         assert again.tokenizer.encode("a cat").tolist() == model.tokenizer.encode("a cat").tolist()
         expected = jax.tree.leaves(dallegan.load(origin).params)
         for new, old in zip(jax.tree.leaves(again.params), expected, strict=True):
-            np.testing.assert_array_equal(new, old)
+            np.testing.assert_allclose(new, old, rtol=1e-6)  # the moving average rounds
     # a run that has begun does not need its origin any more
     shutil.rmtree(tmp_path / "trained" / "checkpoints")
     away = str(tmp_path / "trained")

@@ -91,12 +91,13 @@ class _ForgivingFile:
         self._file: IO[bytes] | None = path.open("wb")
 
     def _do(self, action: Callable[[IO[bytes]], object]) -> None:
+        if (file := self._file) is None:
+            return
         with warn_on_oserror("tensorboard"):
             try:
-                if self._file:
-                    action(self._file)
+                action(file)
             except OSError:
-                file, self._file = self._file, None
+                self._file = None
                 with contextlib.suppress(OSError):
                     file.close()
                 raise

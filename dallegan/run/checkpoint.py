@@ -24,11 +24,11 @@ WRITE_ERRORS = (OSError, ValueError, RuntimeError)
 
 
 class Checkpoints:
-    """The checkpoints of a run, in `WORKDIR/checkpoints`: the newest `keep`, and the one with the best score.
+    """Saves and restores the states of a run in `WORKDIR/checkpoints`.
 
-    Only one with `writer` removes what a kill left half written. In a run of several processes, all of them
-    must call each method, and see one directory. While an object is open, Orbax's own messages about each
-    save are silenced.
+    It keeps the newest `keep` checkpoints and the one with the best score. In a run of several processes, all
+    of them must call each method, and see one directory. Only an object with `writer=True` removes what a
+    kill left half written. While an object is open, Orbax's own messages about each save are silenced.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = KEEP, writer: bool = False) -> None:
@@ -56,8 +56,9 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """Returns the step with the best score, or None if none has a score."""
-        scored = (c for c in self._orbax.checkpoints if isinstance(c.metrics, dict))
-        return max(((c.metrics["score"], c.step) for c in scored), default=(0.0, None))[1]
+        saved = [(c.metrics, c.step) for c in self._orbax.checkpoints]
+        scored = [(metrics["score"], step) for metrics, step in saved if isinstance(metrics, dict)]
+        return max(scored)[1] if scored else None
 
     def chosen(self, at: str) -> int | None:
         """Returns the step that RUN@`at` names, "best" or a number; None for "", the newest intact one."""

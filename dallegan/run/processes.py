@@ -44,10 +44,14 @@ def join(parallel: ParallelConfig) -> None:
         raise UserError(f"--parallel.process {number}: the {count} processes are numbered from 0")
     if address and not re.fullmatch(r".+:\d+", address):
         raise UserError(f"--parallel.coordinator {address}: must be HOST:PORT, for example 10.0.0.2:8476")
-    given = {"coordinator_address": address, "num_processes": count, "process_id": number} if address else {}
-    timeouts = {"heartbeat_timeout_seconds": HEARTBEAT, "shutdown_timeout_seconds": HEARTBEAT}
     try:
-        jax.distributed.initialize(**given, **timeouts)
+        jax.distributed.initialize(
+            coordinator_address=address or None,
+            num_processes=count if address else None,
+            process_id=number if address else None,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
     except ValueError as error:  # without an address: JAX found no cluster, so this process is the only one
         if address:
             raise UserError(f"--parallel.coordinator {address}: {error}") from None
