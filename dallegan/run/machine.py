@@ -11,8 +11,7 @@ from typing import Any
 
 import jax
 
-import dallegan
-
+CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = "jax", "jaxlib", "flax", "optax"  # whose versions decide numbers and speed
 
 
@@ -41,8 +40,8 @@ def _program() -> str:
         return f"python -m {path.parent.name}"
     if path.suffix != ".py":  # a script that pip installed
         return path.name
-    path, checkout = path.resolve(), pathlib.Path(dallegan.__file__).resolve().parent.parent
-    return f"python {path.relative_to(checkout).as_posix() if path.is_relative_to(checkout) else path.name}"
+    path = path.resolve()
+    return f"python {path.relative_to(CHECKOUT).as_posix() if path.is_relative_to(CHECKOUT) else path.name}"
 
 
 def _processor() -> str:
