@@ -12,7 +12,7 @@ from dallegan.errors import UserError
 from dallegan.evaluation.judge import load_judge
 from dallegan.evaluation.measure import Judged, asked, choose, said_by
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 from dallegan.sampling import DEFAULT
 
 

@@ -27,7 +27,7 @@ from dallegan.data.pipeline import make_batches, make_dataset, make_source, make
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.io.cli import parse, run
 from dallegan.io.image import read_image
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 
 PICTURES = 1000  # of 256 px, in each kind of file
 

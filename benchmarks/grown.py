@@ -15,7 +15,7 @@ from dallegan.data.storybook.scenes import Storybook
 from dallegan.evaluation.features import make_features
 from dallegan.evaluation.measure import distances
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 
 SHOWN = ("kid", "precision", "recall", "coverage")
 NOISE = 2.0  # deviation, of 255

@@ -19,7 +19,7 @@ from dallegan.evaluation.features import make_features
 from dallegan.evaluation.judge import load_judge
 from dallegan.evaluation.measure import WITHIN, Judged, distances, render_again, said_by
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about, restart_with_huge_pages
+from dallegan.run.machine import about, restart_with_huge_pages
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from PIL import Image
 from dallegan.commands.prepare import cores
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 
 TAR = 1000  # pictures in each
 

@@ -17,7 +17,7 @@ import time
 import dallegan
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 from dallegan.sampling import DEFAULT
 
 SAMPLE = pathlib.Path(__file__).parent.parent / "sample.py"

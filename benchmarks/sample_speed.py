@@ -21,7 +21,7 @@ import dallegan
 from dallegan.commands.export import artifact
 from dallegan.io.cli import parse, run
 from dallegan.parallel import compiled
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 from dallegan.sampling import DEFAULT, to_uint8
 
 PROMPT = "一只棕色的大熊站在雪地里"

@@ -31,7 +31,7 @@ from dallegan.evaluation.obedience import Judged, said_by
 from dallegan.io.cli import parse, run
 from dallegan.loop import train
 from dallegan.run.log import Diverged
-from dallegan.run.processes import about, restart_with_huge_pages
+from dallegan.run.machine import about, restart_with_huge_pages
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "stability.jsonl"
 CASES: dict[str, dict] = {

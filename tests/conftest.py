@@ -141,3 +141,13 @@ def model():
         jax.jit(gan.init)(jax.random.key(0)),
     )
     return Model(gan, params, tokenizer, config)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The directory of the smallest run, trained to its end. Leave it as it is."""
+    from dallegan.loop import train
+
+    workdir = tmp_path_factory.mktemp("run") / "done"
+    train(tiny(workdir=str(workdir)))
+    return workdir

@@ -20,7 +20,7 @@ from dallegan.io.cli import parse
 from dallegan.io.files import check_writable, write_atomic, writing
 from dallegan.io.image import grid, save_png
 from dallegan.run.curves import plot
-from dallegan.run.processes import about, restart_with_huge_pages
+from dallegan.run.machine import about, restart_with_huge_pages
 from dallegan.sampling import DEFAULT, load
 
 
