@@ -1,11 +1,12 @@
 """How programs are compiled: XLA's options and the dtype of the computation, by device."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 TRAIN: dict[str, Any] = {
     # XLA's YNNPACK fusions halve the speed of a 3×3 convolution's weight gradient; they win for plain products
@@ -46,3 +47,12 @@ def compute_dtype(precision: str) -> Any:
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(precision)
+
+
+def chunks(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the rows 0 to `total` - 1 as index arrays i64[size], each with the number of its rows that count.
+
+    The last array is filled up by the last row, so that all chunks have one shape and need one program.
+    """
+    for start in range(0, total, size):
+        yield np.minimum(np.arange(start, start + size), total - 1), min(size, total - start)
