@@ -42,17 +42,18 @@ def jit_sample(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Ca
     return jax.jit(function, static_argnums=static, compiler_options=options(SAMPLE))
 
 
+def chunks(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the rows of each chunk of `total` rows, and how many of them count.
+
+    Every chunk has `size` rows, so that one program is compiled for all of them: the last chunk is filled up
+    with the last row.
+    """
+    for start in range(0, total, size):
+        yield np.minimum(np.arange(start, start + size), total - 1), min(size, total - start)
+
+
 def compute_dtype(precision: str) -> Any:
     """Returns the dtype of the computation; "auto" is bfloat16 on GPU and TPU, float32 on CPU."""
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(precision)
-
-
-def chunks(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the rows 0 to `total` - 1 as index arrays i64[size], each with the number of its rows that count.
-
-    The last array is filled up by the last row, so that all chunks have one shape and need one program.
-    """
-    for start in range(0, total, size):
-        yield np.minimum(np.arange(start, start + size), total - 1), min(size, total - start)

@@ -27,8 +27,8 @@ from dallegan.models.layers import to_float
 from dallegan.shapes import Float, Given, Images8, UInt8
 from dallegan.tokenizer import TextInput, is_blank, load_tokenizer
 
-# images per call of the networks, always: the shape of the computation, and so the pixels of an image, do not depend
-# on how many images are asked for
+# images per call of the networks, always: the shape of the computation, and so the pixels of an image, do not
+# depend on how many images are asked for
 CHUNK = 16
 WEIGHTS = "model.safetensors"
 SHIPPED = pathlib.Path(__file__).parent / "assets"  # the folder of the models that come with the package
@@ -60,10 +60,12 @@ def _seeding(seed: int, truncation: float, caption: np.ndarray, index: Sequence[
     """Checks the numbers of a user. Raises UserError if they are out of range."""
     if not 0 <= seed < 2**32 or not math.isfinite(truncation) or not 0 <= min(index) <= max(index) < 2**32:
         raise UserError(
-            f"seed {seed}, index {min(index)}, truncation {truncation}: seed and index must be from 0 to 2^32 - 1, "
-            "the truncation a finite number"
+            f"seed {seed}, index {min(index)}, truncation {truncation}: seed and index must be from 0 to "
+            "2^32 - 1, the truncation a finite number"
         )
-    return Seeding(np.uint32(operator.index(seed)), np.float32(truncation), caption, np.array(index, np.uint32))
+    return Seeding(
+        np.uint32(operator.index(seed)), np.float32(truncation), caption, np.array(index, np.uint32)
+    )
 
 
 def to_uint8(image: Float[Given, "*shape"]) -> UInt8[jax.Array, "*shape"]:
@@ -91,9 +93,9 @@ def _blend(gan: Gan, params: Params, tokens: jax.Array, seeding: Seeding, t: jax
 
 
 def slerp(a: Float[Given, " Z"], b: Float[Given, " Z"], t: Float[Given, " B"]) -> Float[jax.Array, "B Z"]:
-    """Returns f32[B, Z], the points at t f32[B] between two latents f32[Z], along the sphere on which latents lie.
+    """Returns f32[B, Z], the points at t f32[B] between two latents f32[Z].
 
-    Spherical linear interpolation (White 2016, arXiv 1609.04468).
+    They lie on the sphere of latents: spherical linear interpolation (White 2016, arXiv 1609.04468).
     """
     cosine = jnp.sum(a * b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), 1e-12)
     angle = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1, 1)), 1e-4)
@@ -126,8 +128,8 @@ class Model:
             seed: from 0 to 2^32 - 1.
             truncation: scale of the noise. Below 1 the images are more typical and less varied, as with the
                 truncation trick (arXiv 1809.11096, §3.1).
-            best_of: candidates per image, of which the discriminator's favourite is returned: better matched, and
-                less varied.
+            best_of: candidates per image, of which the discriminator's favourite is returned: better matched,
+                and less varied.
 
         Raises:
             UserError: if a caption is empty or a number is out of range.
@@ -150,7 +152,7 @@ class Model:
     def _candidates(
         self, tokens: np.ndarray, n: int, seed: int, truncation: float, scored: bool
     ) -> Iterator[tuple[np.ndarray, float]]:
-        """Yields n images of each caption, with the discriminator's scores; the scores are 0 unless `scored`."""
+        """Yields n images of each caption with the discriminator's scores, which are 0 unless `scored`."""
         hashes = self.tokenizer.caption_hashes(tokens)
         for rows, count in chunks(len(tokens) * n, CHUNK):
             caption, index = rows // n, rows % n
@@ -164,7 +166,8 @@ class Model:
     def score(self, images: np.ndarray, captions: Captions) -> Float[np.ndarray, " B"]:
         """Returns f32[B], the discriminator's scores of images uint8[B, H, W, 3], each with its caption.
 
-        Only the order of scores means something: a higher score is more real and better matched. Raises UserError
+        Only the order of scores means something: a higher score is more real and better matched. Raises
+            UserError
         if the number of captions differs, or the images have another size.
         """
         tokens, size = self._tokens(captions), self.config.data.size
@@ -181,8 +184,9 @@ class Model:
     ) -> Images8:
         """Returns uint8[frames, H, W, 3], from image `index` of caption a to image `index` of caption b.
 
-        If both captions are the same, the last frame is image `index` + 1. The first and the last frame are what
-        `sample` draws, up to rounding. Raises UserError if a caption is empty or a number is out of range.
+        If both captions are the same, the last frame is image `index` + 1. The first and the last frame are
+        what `sample` draws, up to rounding. Raises UserError if a caption is empty or a number is out of
+        range.
         """
         if frames < 2:
             raise UserError(f"frames = {frames}: ask for at least two")
@@ -192,11 +196,13 @@ class Model:
         t = np.linspace(0, 1, frames, dtype=np.float32)
         blend = jit_sample(_blend, (0,))
         rows = chunks(frames, CHUNK)
-        return np.concatenate([blend(self.gan, self.params, tokens, seeding, t[i])[:count] for i, count in rows])
+        return np.concatenate(
+            [blend(self.gan, self.params, tokens, seeding, t[i])[:count] for i, count in rows]
+        )
 
     @functools.cached_property
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of a sha256 of the parameters and the tokenizer: the model's identity."""
+        """The model's identity: 16 hexadecimal digits, from a sha256 of its parameters and tokenizer."""
         whole = hashlib.sha256(self.tokenizer.proto)
         for path, leaf in jax.tree.leaves_with_path(self.params):
             whole.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
@@ -205,12 +211,14 @@ class Model:
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes what `load` reads to a folder: config.json, tokenizer.model and model.safetensors.
 
-        The weights are rounded to bfloat16, which makes the folder a tenth of a checkpoint's size. Raises UserError
-        if the folder cannot be written to, or is a run's directory.
+        The weights are rounded to bfloat16, which makes the folder a tenth of a checkpoint's size. Raises
+        UserError if the folder cannot be written to, or is a run's directory.
         """
         folder = pathlib.Path(folder).expanduser()
         if (folder / "checkpoints").exists():
-            raise UserError(f"{folder} is a run's directory: its checkpoints would be hidden; name another folder")
+            raise UserError(
+                f"{folder} is a run's directory: its checkpoints would be hidden; name another folder"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.json", to_json(self.config))
@@ -243,16 +251,14 @@ def make_gan(config: Config, vocab: int) -> Gan:
 
 
 def load(path: str | pathlib.Path = DEFAULT) -> Model:
-    """Loads a trained model. Weights are read from safetensors or a checkpoint, neither of which can hold code.
+    """Loads a trained model. No code in its files is ever run.
 
     Args:
-        path: one of
-            - the name of a model that ships with the package ("storybook-64");
-            - a run's directory, as `train.py` writes it. The newest checkpoint is taken; "RUN@best" names the one
-              with the best evaluation, "RUN@3200" that of a step;
-            - a folder that `Model.save` wrote, here or in a bucket ("gs://bucket/model", extra `gcs`);
-            - a model on the Hugging Face Hub ("hf://org/name" or "hf://org/name@revision", extra `hub`).
-            A local folder with the name of a shipped model is "./NAME", or a pathlib.Path.
+        path: the name of a model that ships with the package ("storybook-64"); a run's directory, as
+            `train.py` writes it; a folder that `Model.save` wrote, here or in a bucket ("gs://bucket/model",
+            extra `gcs`); or a model on the Hugging Face Hub ("hf://org/name", "hf://org/name@revision", extra
+            `hub`). "RUN" is the run's newest checkpoint, "RUN@best" that with the best evaluation, "RUN@3200"
+            that of a step. A local folder with the name of a shipped model is "./NAME", or a pathlib.Path.
 
     Raises:
         UserError: if there is no such model, or its files are damaged or do not fit together.
@@ -268,8 +274,8 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     tokenizer = load_tokenizer(folder / "tokenizer.model", config.text)
     gan = make_gan(config, tokenizer.size)
     if (folder / WEIGHTS).exists():
-        # tracing the networks for the expected shapes takes half a second, which a shipped model does not need
-        # (tests/test_shipped.py)
+        # tracing the networks for the expected shapes takes half a second, which a shipped model does not
+        # need (tests/test_shipped.py)
         expected = None if folder.parent == SHIPPED else jax.eval_shape(gan.init, jax.random.key(0))
         return Model(gan, read_weights(folder / WEIGHTS, expected), tokenizer, config)
     from dallegan.run.checkpoint import load_state  # imports Orbax, which a saved model does not need
@@ -277,28 +283,36 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
     wanted = {"ema": shapes["generator"], "params": {"discriminator": shapes["discriminator"]}}
     state = load_state(folder, wanted, checkpoint)
-    return Model(gan, {"generator": state["ema"], "discriminator": state["params"]["discriminator"]}, tokenizer, config)
+    params = {"generator": state["ema"], "discriminator": state["params"]["discriminator"]}
+    return Model(gan, params, tokenizer, config)
 
 
 def find_model(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
-    """Returns the folder of a local model, and which of its checkpoints is meant: "best", a step, or "" for the newest.
+    """Returns the folder of a local model and the checkpoint: "best", a step, or "" for the newest.
 
     Raises UserError if there is no such folder, or files are missing in it.
     """
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
     try:
         name, checkpoint = split_checkpoint(path)
-        folder = SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
+        folder = (
+            SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
+        )
         saved = (folder / WEIGHTS).exists()
         needed = ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints")
         missing = [name for name in needed if not (folder / name).exists()]
-    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, the home of an unknown user
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # no permission, a name that is too long, the home of an unknown user
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{str(path)[:80]} is not a model: {reason}") from None
     if missing:
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
         names = ", ".join(shipped) or "none"
-        raise UserError(f"{path} is not a model: {reason}. In the package: {names}. Train one with: python train.py")
+        raise UserError(
+            f"{path} is not a model: {reason}. In the package: {names}. Train one with: python train.py"
+        )
     if saved and checkpoint:
         raise UserError(f"{path}: {name} is a saved model without checkpoints; leave @{checkpoint} out")
     return folder, checkpoint

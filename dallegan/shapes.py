@@ -1,7 +1,7 @@
 """Shapes and dtypes of the arrays that public functions take and return, in jaxtyping's notation.
 
-The annotations cost nothing unless jaxtyping's import hook is installed, as tests/conftest.py does. With the hook
-every call is checked, and a letter stands for the same number throughout one call:
+The annotations cost nothing unless jaxtyping's import hook is installed, as tests/conftest.py does. With the
+hook every call is checked, and a letter stands for the same number throughout one call:
 
     B images or captions, K other captions, T tokens, N M rows, H W h w heights and widths, C channels,
     D features of a sentence, F features of an image, Z dimensions of the noise.

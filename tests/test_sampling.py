@@ -1,5 +1,7 @@
 import dataclasses
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -75,7 +77,7 @@ def test_scores_are_the_discriminators_of_any_number(model):
     np.testing.assert_array_equal(scores[:1], model.score(images[:1], BEAR))
     direct = model.gan.discriminate(model.params, images / np.float32(127.5) - 1, model.tokenizer.encode(captions))
     np.testing.assert_allclose(scores, direct, atol=1e-4)
-    with pytest.raises(UserError, match=r"pictures must be uint8\[1, 16, 16, 3\]"):
+    with pytest.raises(UserError, match=r"images must be uint8\[1, 16, 16, 3\]"):
         model.score(images, BEAR)
 
 
@@ -110,6 +112,21 @@ def test_a_shipped_model_is_loaded_by_its_name(model, tmp_path, monkeypatch):
             dallegan.load(path)
 
 
+def test_loading_a_shipped_model_imports_nothing_of_training(tmp_path):
+    """Whoever only samples waits for no optimizer, no checkpoints and no data source."""
+    code = """
+import sys, dallegan
+dallegan.load().sample("a cat")
+print(*sorted(sys.modules), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    loaded = set(done.stdout.split())
+    packages = {"optax", "orbax", "grain", "array_record", "tensorflow_datasets", "tensorflow", "fsspec", "PIL"}
+    assert not loaded & packages
+    ours = {"losses", "steps", "optim", "state", "augment", "parallel", "warmstart", "loop", "data", "run"}
+    assert not loaded & {f"dallegan.{name}" for name in ours | {"evaluation", "commands"}}
+
+
 def test_load_of_what_is_not_a_model(tmp_path):
     with pytest.raises(UserError, match="no such directory"):
         dallegan.load(tmp_path / "absent")
@@ -130,6 +147,14 @@ def test_best_of_keeps_what_the_discriminator_scores_highest(model):
     assert (model.sample(tokens, n=5, seed=4, best_of=3) == best).all()
     with pytest.raises(UserError, match="best of 0"):
         model.sample(tokens, best_of=0)
+
+
+@pytest.mark.parametrize(("n", "best_of"), [(20, 1), (3, 5), (1, 40)])
+def test_a_stream_comes_in_small_pieces(model, n, best_of):
+    """A command that is killed loses no more than the candidates of one piece."""
+    pieces = list(model.stream([BEAR, CAR], n=n, seed=4, best_of=best_of))
+    assert all(1 <= len(piece) <= max(1, sampling.CHUNK // best_of) for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate(pieces), model.sample([BEAR, CAR], n=n, seed=4, best_of=best_of))
 
 
 def test_a_saved_model_is_the_model(model, tmp_path):

@@ -18,11 +18,12 @@ DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*
 def write_atomic(path: str | pathlib.Path, data: bytes | str) -> None:
     """Writes a file that appears whole or not at all; text is encoded as UTF-8.
 
-    The data go to a temporary file in the same folder, which then replaces `path`. A kill leaves the old file or
-    the new one. Several writers at once leave the whole file of one of them. A symbolic link is followed, and a
-    pipe or a device is written to directly. Raises OSError.
+    The data go to a temporary file in the same folder, which then replaces `path`. A kill leaves the old file
+    or the new one. Several writers at once leave the whole file of one of them. A symbolic link is followed,
+    and a pipe or a device is written to directly. Raises OSError.
     """
-    path, data = pathlib.Path(path), data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
+    path = pathlib.Path(path)
+    data = data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
     if _is_special(path):
         path.write_bytes(data)
         return
@@ -65,7 +66,7 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Makes the folder of `path`, and turns any OSError inside the block into a UserError that names `path`."""
+    """Makes the folder of `path`, and turns an OSError inside the block into a UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -101,7 +102,9 @@ def filesystem(url: str) -> tuple[Any, str]:
 
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        hint = "pip install 'dallegan[gcs]'" if url.startswith("gs:") else "is fsspec's package for it installed?"
+        hint = "is fsspec's package for it installed?"
+        if url.startswith("gs:"):
+            hint = "pip install 'dallegan[gcs]'"
         raise UserError(f"cannot read {url}: {hint} ({error})") from None
 
 
@@ -109,8 +112,8 @@ def filesystem(url: str) -> tuple[Any, str]:
 def reading() -> Iterator[None]:
     """Re-raises the errors of buckets inside the block as OSError.
 
-    They become FileNotFoundError or PermissionError if they say so. UserError, MemoryError and the OSErrors of the
-    local disk pass through.
+    They become FileNotFoundError or PermissionError if they say so. UserError, MemoryError and the OSErrors
+    of the local disk pass through.
     """
     try:
         yield

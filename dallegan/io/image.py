@@ -18,7 +18,7 @@ from dallegan.io.files import write_atomic
 Format = Literal["png", "webp"]  # of the files that are written; both are lossless
 
 MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
-# a few of the formats that Pillow reads: it goes by the bytes, not the name, and runs another program on PostScript
+# a few of Pillow's formats: it goes by the bytes, not the name, and would run another program on PostScript
 READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 FONT = pathlib.Path(__file__).parent.parent / "assets" / "NotoSansSC-subset.ttf"
 FONT_SIZE, GAP, LINE = 15, 4, 20  # of `grid`, in pixels
@@ -29,9 +29,10 @@ class ImageError(ValueError):
 
 
 def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
-    """Returns uint8[size, size, 3]: the image of a file, turned as its EXIF says, over white where it is transparent.
+    """Returns uint8[size, size, 3], the image of a file.
 
-    The shorter side is resized to `size` pixels, and the longer one is cropped to its centre.
+    It is turned as its EXIF says, and transparent pixels become white. The shorter side is resized to `size`
+    pixels, and the longer one is cropped to its centre.
 
     Raises:
         ImageError: if the file is broken, truncated, larger than 64 megapixels, or not an image.
@@ -40,7 +41,9 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=READ_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+                raise ImageError(
+                    f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
+                )
             image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
             image.load()
             upright = ImageOps.exif_transpose(image)
@@ -52,7 +55,7 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     except UnidentifiedImageError:  # its message holds an address in memory
         raise ImageError("no picture, or of a kind that is not read") from None
     except OSError as error:
-        # the file system's errors have a number; Pillow's have none, or EINVAL if they seek before the file's start
+        # the file system's errors have a number; Pillow's have none, or EINVAL if they seek too far back
         if error.errno not in (None, errno.EINVAL):
             raise
         raise ImageError(str(error).splitlines()[0]) from None
@@ -90,8 +93,8 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 def wrap(text: str, width: int, size: int, most: int) -> list[str]:
     """Breaks a text into at most `most` lines of `width` pixels, in the font of that size.
 
-    Lines break at spaces and around ideographs; a word that is wider than a line breaks between characters. The
-    last line ends with "…" if text is left over.
+    Lines break at spaces and around ideographs; a word that is wider than a line breaks between characters.
+    The last line ends with "…" if text is left over.
     """
     lines, line = [], ""
     words = re.findall(r"[^\s\u2e80-\u9fff\uff00-\uffef]+\s*|.\s*", text, re.DOTALL)
@@ -130,7 +133,10 @@ def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: in
 
 
 def encode_image(image: Image.Image, info: Mapping[str, str], form: Format = "png") -> bytes:
-    """Returns a PNG with `info` as its text chunks, or a lossless WebP with `info` as JSON in its EXIF description."""
+    """Returns a PNG or lossless WebP file that carries `info`.
+
+    A PNG has `info` as its text chunks, a WebP as JSON in the image description of its EXIF.
+    """
     file = io.BytesIO()
     if form == "webp":
         image.save(file, "WEBP", lossless=True, exif=_exif(info))
@@ -143,7 +149,7 @@ def encode_image(image: Image.Image, info: Mapping[str, str], form: Format = "pn
 
 
 def encode_animation(frames: Sequence[Image.Image], info: Mapping[str, str], milliseconds: int) -> bytes:
-    """Returns an endless lossless WebP animation of `milliseconds` a frame, with `info` as `encode_image` has it."""
+    """Returns a lossless WebP animation that repeats forever, with `info` as in `encode_image`."""
     file = io.BytesIO()
     first, *others = frames
     options = {"duration": milliseconds, "loop": 0, "lossless": True, "exif": _exif(info)}

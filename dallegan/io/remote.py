@@ -1,6 +1,6 @@
 """Models on other machines, copied to a folder on this one.
 
-`hf://org/name[@revision]` names a model on the Hugging Face Hub, `gs://bucket/model` and the like one in a bucket.
+`hf://org/name[@revision]` is a model on the Hugging Face Hub, `gs://bucket/model` is one in a bucket.
 """
 
 import hashlib
@@ -37,7 +37,9 @@ def from_hub(name: str) -> pathlib.Path:
     repository, _, revision = name.partition("@")
     package = hub()
     try:
-        folder = package.snapshot_download(repository, revision=revision or None, allow_patterns=list(MODEL_FILES))
+        folder = package.snapshot_download(
+            repository, revision=revision or None, allow_patterns=list(MODEL_FILES)
+        )
     except Exception as error:  # the package's own errors, those of its transport, the disk's
         raise hub_error(error, f"cannot fetch hf://{name}") from None
     return pathlib.Path(folder)
@@ -52,7 +54,9 @@ def hub_error(error: Exception, what: str) -> UserError:
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 429:
-        return TransientError(f"{what}: the Hub asks to wait (429): try again later, or log in with `hf auth login`")
+        return TransientError(
+            f"{what}: the Hub asks to wait (429): try again later, or log in with `hf auth login`"
+        )
     if isinstance(error, errors.GatedRepoError) or status in (401, 403):
         hint = "log in with `hf auth login`, and ask for access on its page"
         return UserError(f"{what}: not allowed, or no such repository ({status}): {hint}")
@@ -70,19 +74,19 @@ def hub_error(error: Exception, what: str) -> UserError:
 
 
 def from_bucket(url: str) -> pathlib.Path:
-    """Returns a folder with the files of a model in a bucket. A file that has changed there is fetched anew."""
+    """Returns a folder with a model's files from a bucket. Files that have changed there are fetched anew."""
     files, path = filesystem(url)
     folder = cache() / "models" / hashlib.sha256(url.encode()).hexdigest()[:32]
     options = {"cache_storage": str(folder), "same_names": True, "check_files": True, "expiry_time": 0}
     try:
         with reading():
-            sizes = {name: files.size(f"{path}/{name}") for name in MODEL_FILES if files.exists(f"{path}/{name}")}
-            if missing := [name for name in MODEL_FILES if name not in sizes]:
+            found = [name for name in MODEL_FILES if files.exists(f"{path}/{name}")]
+            if missing := [name for name in MODEL_FILES if name not in found]:
                 raise UserError(
-                    f"{url} is not a model: no {', '.join(missing)} in it; copy what `Model.save` writes there "
-                    "(a run's directory must be on a disk)"
+                    f"{url} is not a model: no {', '.join(missing)} in it; copy there what "
+                    "`Model.save` writes (a run's directory must be on a disk)"
                 )
-            if large := [name for name, size in sizes.items() if size > MAX_BYTES]:
+            if large := [name for name in found if files.size(f"{path}/{name}") > MAX_BYTES]:
                 raise UserError(f"{url}/{large[0]} is too large for a model")
             import filelock
             import fsspec

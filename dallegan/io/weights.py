@@ -41,8 +41,8 @@ def read_weights(file: pathlib.Path, expected: Any = None) -> Any:
             version = (header.metadata() or {}).get("dallegan", "1")
             if version != str(FORMAT):
                 raise UserError(
-                    f"{file}: of format {version[:20]!r}, which this dallegan does not read; a newer one may: "
-                    "pip install -U dallegan"
+                    f"{file}: of format {version[:20]!r}, which this dallegan does not read; a newer "
+                    "one may: pip install -U dallegan"
                 )
             slices = {name: header.get_slice(name) for name in header.keys()}  # noqa: SIM118  # not a dict
             found = {name: (tuple(x.get_shape()), x.get_dtype()) for name, x in slices.items()}
@@ -51,7 +51,8 @@ def read_weights(file: pathlib.Path, expected: Any = None) -> Any:
         arrays = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file}: the weights cannot be read: {error}") from None
-    # converted by numpy: JAX would compile a program for each shape, which takes longer than everything else here
+    # converted by numpy: JAX would compile a program for each shape, which takes longer than everything else
+    # here
     wide = {name: x.astype(np.float32) for name, x in arrays.items()}
     return jax.device_put(flax.traverse_util.unflatten_dict(wide, sep="/"))
 
