@@ -86,7 +86,7 @@ def test_it_says_what_is_missing(monkeypatch, capsys):
 
 
 def test_importing_the_command_changes_no_environment(tmp_path):
-    code = "import os; before = dict(os.environ); import dallegan.commands.demo; assert dict(os.environ) == before"
+    code = "import os; old = dict(os.environ); import dallegan.commands.demo; assert dict(os.environ) == old"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
@@ -157,7 +157,8 @@ def test_a_visitor_types_the_sentence_and_sees_a_bear(address):
         np.testing.assert_array_equal([np.asarray(x.convert("RGB")) for x in seen], drawn)
         assert seen[0].text["prompt"] == PROMPT
         page.wait_for_function(
-            "w => [...document.querySelectorAll('#gallery img')].every(x => x.complete && x.naturalWidth == w)",
+            "w => [...document.querySelectorAll('#gallery img')]"
+            ".every(x => x.complete && x.naturalWidth == w)",
             arg=drawn.shape[2],
         )
         if "SCREENSHOT" in os.environ:

@@ -1,4 +1,4 @@
-"""What is exported draws what the model draws, where there is no dallegan."""
+"""An exported model draws what the model draws, without dallegan."""
 
 import subprocess
 import sys
@@ -45,7 +45,7 @@ def difference(drawn, model, tokens, noise):
 
 
 def test_it_is_no_larger_than_the_weights(model, artifact, tmp_path):
-    """Saved ones are in bfloat16, and stay in it."""
+    """Weights that were saved in bfloat16 stay in it."""
     model.save(tmp_path / "saved")
     count = sum(x.size for x in jax.tree.leaves(model.params["generator"]))
     assert len(export.artifact(load(tmp_path / "saved"))) - len(artifact) == pytest.approx(
@@ -78,7 +78,7 @@ def test_the_command_writes_a_model_a_tokenizer_and_a_loader(model, tmp_path, ca
 
 @pytest.mark.slow
 def test_the_loader_needs_jax_alone(model, tmp_path):
-    """In an environment of its own."""
+    """The loader runs in an environment that has no dallegan."""
     model.save(tmp_path / "saved")
     export.main(["--model", str(tmp_path / "saved"), "--out", str(tmp_path / "out" / "bears.jax")])
     out = tmp_path / "out"
@@ -89,7 +89,8 @@ def test_the_loader_needs_jax_alone(model, tmp_path):
     )
     tokens, noise = inputs(model, 3)
     np.savez(out / "given.npz", tokens=tokens, noise=noise)
-    code = "import bears, numpy; g = numpy.load('given.npz'); numpy.save('drawn.npy', bears.draw(g['tokens'], g['noise']))"
+    code = "import bears, numpy; x = numpy.load('given.npz'); y = bears.draw(x['tokens'], x['noise'])"
+    code += "; numpy.save('drawn.npy', y)"
     subprocess.run([python, "-c", code], cwd=out, check=True)
     assert difference(np.load(out / "drawn.npy"), load(tmp_path / "saved"), tokens, noise) <= 1
     subprocess.run([python, "-m", "pip", "install", "-q", "sentencepiece", "pillow"], check=True)

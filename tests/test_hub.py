@@ -1,4 +1,4 @@
-"""Models go to a Hub over real HTTP and come back the same; what is damaged, foreign or too new is one line."""
+"""Models go to a Hub over real HTTP and come back the same; bad models are refused in one line."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import fsspec
@@ -101,6 +102,18 @@ def test_refusals_are_one_line(hub, saved, tmp_path):
         assert done.stderr.count("\n") == 1
 
 
+def test_a_busy_or_absent_hub_may_be_tried_again(hub, saved, tmp_path):
+    busy = command(hub, tmp_path, "upload", saved, "someone/other", token="hf_busy")
+    assert (busy.returncode, busy.stderr.count("\n")) == (1, 1), busy.stderr
+    assert "the Hub asks to wait (429)" in busy.stderr
+    absent = SimpleNamespace(url="http://127.0.0.1:1")
+    away = command(absent, tmp_path, "download", "someone/bears")
+    assert away.returncode == 1
+    assert away.stderr == (
+        "error: cannot fetch hf://someone/bears: the Hub cannot be reached, and there is no copy in the cache\n"
+    )
+
+
 def test_a_download_is_whole_or_not_at_all(tmp_path):
     args, (soft, hard) = (
         Download("storybook-32", tmp_path / "mine"),
@@ -168,7 +181,7 @@ def test_what_a_bucket_does_not_give_is_one_line(saved, monkeypatch):
 
 
 def test_processes_that_fetch_at_once_do_not_disturb_each_other(saved, tmp_path):
-    """Four load a model from a bucket that none of them has in its cache yet."""
+    """Four processes load a model from a bucket, and none of them has it in its cache yet."""
     code = f"""
 import fsspec, dallegan
 from fsspec.implementations.local import LocalFileSystem
@@ -226,7 +239,7 @@ def test_the_card_has_the_figure_of_the_checkpoint_that_is_loaded(tmp_path):
 
 
 def rewrite(folder, tmp_path, config=None, weights=None, metadata=None, **tensors):
-    """A copy of a saved model with changes."""
+    """Returns a copy of a saved model with changes."""
     new = tmp_path / "changed"
     new.mkdir()
     arrays = safetensors.numpy.load_file(folder / "model.safetensors") | tensors
@@ -296,7 +309,7 @@ QUIET = {"derandomize": True, "database": None, "deadline": None, "suppress_heal
 
 
 def fuzz(n, folder, name, read, within=10**7):
-    """`read` of a damaged copy of a file of a saved model, n times: it is read, or refused in one line."""
+    """Calls `read` n times on a damaged copy of a model's file: it is read, or refused by UserError."""
 
     @settings(max_examples=n, **QUIET)
     @given(PATCHES, st.none() | st.integers(1, 10**7))

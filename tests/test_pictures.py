@@ -1,4 +1,4 @@
-"""Files for captions: they say what they are, never leave their folder, and are neither drawn twice nor lost."""
+"""Image files say what they show, stay in their folder, and are neither drawn twice nor lost."""
 
 import dataclasses
 import json
@@ -27,11 +27,20 @@ def draw(model, prompts, out, **options):
 @pytest.mark.parametrize("form", ["png", "webp"])
 def test_pictures_say_what_they_are(model, tmp_path, form):
     written = draw(model, [BEAR, "../../evil/.. path"], tmp_path / "out", seed=3, format=form)
-    assert [(w.prompt, w.index, w.new) for w in written] == [(p, k, True) for p in (BEAR, "../../evil/.. path") for k in (0, 1)]
+    assert [(w.prompt, w.index, w.new) for w in written] == [
+        (p, k, True) for p in (BEAR, "../../evil/.. path") for k in (0, 1)
+    ]
     assert {w.path.parent for w in written} == {tmp_path / "out"}
     assert {w.path.suffix for w in written} == {f".{form}"}
     info = read_info(written[0].path)
-    assert info == {"prompt": BEAR, "seed": "3", "index": "0", "truncation": "1.0", "best_of": "1", "model": model.digest}
+    assert info == {
+        "prompt": BEAR,
+        "seed": "3",
+        "index": "0",
+        "truncation": "1.0",
+        "best_of": "1",
+        "model": model.digest,
+    }
     np.testing.assert_array_equal(open_image(written[1].path), model.sample(BEAR, n=2, seed=3)[1])
 
 
@@ -58,7 +67,7 @@ def test_a_sheet_has_the_size_that_its_format_holds(model, tmp_path, monkeypatch
 
 
 def test_what_is_there_is_not_drawn_again(model, tmp_path, monkeypatch):
-    """A command that was stopped goes on, and one that is done has nothing to do."""
+    """A command that was stopped goes on, and a command that has ended has nothing to do."""
     first = draw(model, [BEAR], tmp_path)
     again = draw(model, [CAR, BEAR], tmp_path)
     assert [w.new for w in again] == [True, True, False, False]
@@ -102,7 +111,15 @@ def test_scores(model, tmp_path, form):
     assert all(w.score is None for w in draw(model, [BEAR], tmp_path))
 
 
-@pytest.mark.parametrize("text", ["一只棕色的大熊站在雪地里" * 3 + " 白", "a big brown bear standing in the snow", "x" * 99, "大熊bear在雪地里 snow，好" * 3])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "一只棕色的大熊站在雪地里" * 3 + " 白",
+        "a big brown bear standing in the snow",
+        "x" * 99,
+        "大熊bear在雪地里 snow，好" * 3,
+    ],
+)
 def test_captions_are_broken_to_the_width_and_nothing_is_lost(text):
     lines = wrap(text, 200, 15, 99)
     assert max(map(font(15).getlength, lines)) <= 200
@@ -135,7 +152,7 @@ def test_unwritable_out(model, tmp_path):
 
 
 class Fake:
-    """Draws grey, at once."""
+    """Draws grey images without a network."""
 
     digest, config = "0" * 16, tiny(data__size=8)
 
@@ -143,12 +160,32 @@ class Fake:
         yield np.full((len(prompts) * n, 8, 8, 3), 128, np.uint8)
 
 
-TEXT = st.text(max_size=60) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Mn", "So"]), max_size=20)
+TEXT = st.text(max_size=60) | st.text(
+    st.characters(categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Mn", "So"]), max_size=20
+)
 
 
 @settings(max_examples=1000, derandomize=True, database=None, deadline=None)
 @given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=3), st.sampled_from(["png", "webp"]))
-@example(["CON", "a/b", ".", "..", "~", "\0", "a\0b", "\ud800", "x" * 5000, "مرحبا بالعالم", "👨‍👩‍👧‍👦", "-rf *", "%s%n", "c:\\d"], "png")
+@example(
+    [
+        "CON",
+        "a/b",
+        ".",
+        "..",
+        "~",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "x" * 5000,
+        "مرحبا بالعالم",
+        "👨‍👩‍👧‍👦",
+        "-rf *",
+        "%s%n",
+        "c:\\d",
+    ],
+    "png",
+)
 def test_any_prompt_becomes_a_file_in_the_folder_and_is_known_again(tmp_path_factory, prompts, form):
     out = tmp_path_factory.mktemp("out")
     options = SamplingOptions(n=1, format=form)

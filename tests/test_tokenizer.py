@@ -27,7 +27,9 @@ def test_words_and_characters_are_tokens(tokenizer):
     assert (tokenizer.encode("一只棕色的大熊站在雪地里") != PAD).sum() == 12 + 2
 
 
-@pytest.mark.parametrize("text", ["一只棕色的大熊站在雪地里", "a red car", "żółć 🦄 \U0002070e", "ABC مرحبا", "x"])
+@pytest.mark.parametrize(
+    "text", ["一只棕色的大熊站在雪地里", "a red car", "żółć 🦄 \U0002070e", "ABC مرحبا", "x"]
+)
 def test_any_text_has_a_representation(tokenizer, text):
     wide = Tokenizer(tokenizer.proto, 64)
     ids = wide.encode(text)
@@ -69,14 +71,18 @@ def test_training_is_deterministic_and_saved(tokenizer, tmp_path):
 
 
 def test_extended_by_the_words_of_other_captions(tokenizer):
-    """What it knew is encoded as before, new words become one token each, and the length is the other's."""
+    """Known words are encoded as before, and each new word becomes one token."""
     pairs = Tokenizer.train(Storybook(32, objects=2).captions(5000), 1024, 28)
     wide = tokenizer.extended(pairs, 1024)
     assert tokenizer.size < wide.size <= 1024
     single = Storybook(32, "test").captions(500)
     np.testing.assert_array_equal(wide.encode(single)[:, :20], tokenizer.encode(single))
     caption = "a red cat to the left of a blue dog"
-    assert (Tokenizer(tokenizer.proto, 28).encode(caption) != PAD).sum() > (wide.encode(caption) != PAD).sum() == 11
+    assert (
+        (Tokenizer(tokenizer.proto, 28).encode(caption) != PAD).sum()
+        > (wide.encode(caption) != PAD).sum()
+        == 11
+    )
     assert wide.decode(wide.encode(caption)) == caption
     assert tokenizer.extended(pairs, tokenizer.size + 2).size == tokenizer.size + 2
     assert wide.extended(pairs, 1024).proto == wide.proto == tokenizer.extended(pairs, 1024).proto
@@ -85,7 +91,10 @@ def test_extended_by_the_words_of_other_captions(tokenizer):
 def test_errors(tmp_path):
     with pytest.raises(UserError, match="no captions"):
         Tokenizer.train(["  "], 1024, 20)
-    with pytest.raises(UserError, match=r"could not learn 300 pieces \(--text.vocab\) from 1 captions: .* smaller than required_chars"):
+    with pytest.raises(
+        UserError,
+        match=r"could not learn 300 pieces \(--text.vocab\) from 1 captions: .* smaller than required_chars",
+    ):
         Tokenizer.train(["".join(map(chr, range(0x4E00, 0x4E64)))], 300, 20)
     with pytest.raises(UserError, match="cannot read"):
         Tokenizer.load(tmp_path / "absent", 20)
@@ -100,7 +109,13 @@ def test_a_handful_of_captions_is_enough():
 
 def test_a_model_with_other_special_tokens_is_refused():
     proto = io.BytesIO()
-    spm.SentencePieceTrainer.Train(sentence_iterator=iter(["a cat", "a dog"]), model_writer=proto, vocab_size=300, hard_vocab_limit=False, minloglevel=2)
+    spm.SentencePieceTrainer.Train(
+        sentence_iterator=iter(["a cat", "a dog"]),
+        model_writer=proto,
+        vocab_size=300,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
     with pytest.raises(UserError, match="its padding, unknown and end tokens are not 0, 1 and 2"):
         Tokenizer(proto.getvalue(), 20)
     with pytest.raises(UserError, match="not a sentencepiece model"):
@@ -131,7 +146,7 @@ def test_sentence_vectors(tmp_path, tokenizer):
 
 
 def test_sentence_vectors_of_several_threads_are_the_same():
-    """Also while other threads use BLAS, whose threads are as many afterwards as before."""
+    """They stay the same while other threads use BLAS, and BLAS has as many threads as before."""
     vectors, texts = SentenceVectors(), [f"a cat and {i} dogs" for i in range(40)]
     alone, before = vectors.encode(texts), threadpoolctl.threadpool_info()
     matrix = np.ones((300, 300), np.float32)
