@@ -167,8 +167,7 @@ class Model:
         """Returns f32[B], the discriminator's scores of images uint8[B, H, W, 3], each with its caption.
 
         Only the order of scores means something: a higher score is more real and better matched. Raises
-            UserError
-        if the number of captions differs, or the images have another size.
+        UserError if the number of captions differs, or the images have another size.
         """
         tokens, size = self._tokens(captions), self.config.data.size
         if images.dtype != np.uint8 or images.shape != (len(tokens), size, size, 3):
@@ -295,16 +294,12 @@ def find_model(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     shipped = sorted(file.parent.name for file in SHIPPED.glob(f"*/{WEIGHTS}"))
     try:
         name, checkpoint = split_checkpoint(path)
-        folder = (
-            SHIPPED / name if isinstance(path, str) and name in shipped else pathlib.Path(name).expanduser()
-        )
+        is_shipped = isinstance(path, str) and name in shipped
+        folder = SHIPPED / name if is_shipped else pathlib.Path(name).expanduser()
         saved = (folder / WEIGHTS).exists()
         needed = ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints")
         missing = [name for name in needed if not (folder / name).exists()]
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # no permission, a name that is too long, the home of an unknown user
+    except (OSError, RuntimeError) as error:  # no permission, a long name, the home of an unknown user
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{str(path)[:80]} is not a model: {reason}") from None
     if missing:

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any
 
 from dallegan.errors import TransientError, UserError, as_user_error
-from dallegan.io.files import cache, filesystem, reading
+from dallegan.io.files import cache, filesystem, reading, write_atomic
 
 # nothing else is ever fetched, and nothing in these files can be executed
 MODEL_FILES = ("config.json", "tokenizer.model", "model.safetensors")
@@ -74,10 +74,13 @@ def hub_error(error: Exception, what: str) -> UserError:
 
 
 def from_bucket(url: str) -> pathlib.Path:
-    """Returns a folder with a model's files from a bucket. Files that have changed there are fetched anew."""
+    """Returns a folder with a model's files from a bucket. Files that have changed there are fetched anew.
+
+    The folder is named after the state of the files, so that a copy never changes. fsspec's own file cache
+    writes in place: processes that fetch one model would disturb each other, and after an error it takes half
+    a file for the whole.
+    """
     files, path = filesystem(url)
-    folder = cache() / "models" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    options = {"cache_storage": str(folder), "same_names": True, "check_files": True, "expiry_time": 0}
     try:
         with reading():
             found = [name for name in MODEL_FILES if files.exists(f"{path}/{name}")]
@@ -88,12 +91,12 @@ def from_bucket(url: str) -> pathlib.Path:
                 )
             if large := [name for name in found if files.size(f"{path}/{name}") > MAX_BYTES]:
                 raise UserError(f"{url}/{large[0]} is too large for a model")
-            import filelock
-            import fsspec
-
+            state = repr([url, *(files.ukey(f"{path}/{name}") for name in found)])
+            folder = cache() / "models" / hashlib.sha256(state.encode()).hexdigest()[:32]
             folder.mkdir(parents=True, exist_ok=True)
-            with filelock.FileLock(folder / ".lock"):  # fsspec writes in place: one process at a time
-                fsspec.open_local([f"filecache::{url}/{name}" for name in MODEL_FILES], filecache=options)
+            for name in found:
+                if not (folder / name).exists():
+                    write_atomic(folder / name, files.cat_file(f"{path}/{name}"))
     except OSError as error:
         raise as_user_error(error, f"cannot fetch {url}: {error}") from None
     return folder
