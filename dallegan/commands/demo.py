@@ -78,11 +78,8 @@ class Studio:
             seconds, count = time.perf_counter() - start, options.n * options.best_of
             device = jax.devices()[0].device_kind
             took = f"{count} drawn in {1000 * seconds:.0f} ms, {count / seconds:.0f} a second, on {device}"
-            return (
-                [str(w.path) for w in written],
-                str(write_grid(self.model, written, out, options, 128)),
-                took,
-            )
+            sheet = write_grid(self.model, written, out, options, 128)
+            return [str(image.path) for image in written], str(sheet), took
 
         return self._answer(("draw", prompt, options), make)
 
@@ -138,9 +135,8 @@ def sampling_options(n: int, seed: int, truncation: float = 1.0, best_of: int = 
 
 def import_gradio() -> Any:
     """Returns the package gradio. Raises UserError if it is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = (
-        "False"  # read at import: the page works offline and reports to nobody
-    )
+    # gradio reads it when it is imported; the page works offline and reports to nobody
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
     except ImportError:

@@ -77,13 +77,18 @@ def write_images(
     on. Any other file is kept too, unless `options.overwrite`; the new one gets another name.
 
     Args:
+        model: what draws.
+        prompts: captions; one that comes again is drawn once.
+        out: the folder for the files, which are named after the prompts.
+        options: what to draw of each prompt, and how to write it.
         total: number of prompts for the progress bar; None if it is not known.
         block: prompts that are drawn together.
 
     Raises:
         UserError: if `out` cannot be written to.
     """
-    prompts, images = (_encodable(prompt) for prompt in prompts), None if total is None else total * options.n
+    prompts = (_encodable(prompt) for prompt in prompts)
+    images = None if total is None else total * options.n
     with tqdm(total=images, unit="img", disable=not sys.stderr.isatty() or (images or BLOCK) < BLOCK) as bar:
         while chosen := list(itertools.islice(prompts, block)):
             missing = [p for p in dict.fromkeys(chosen) if not _all_exist(model, p, out, options)]

@@ -50,6 +50,7 @@ def hub_error(error: Exception, what: str) -> UserError:
 
     The result is a TransientError if another try may succeed: the Hub is busy, fails, or cannot be reached.
     """
+    import httpx
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -68,7 +69,7 @@ def hub_error(error: Exception, what: str) -> UserError:
     if isinstance(error, errors.HFValidationError):
         return UserError(f"{what}: the name must be ORG/NAME")
     message = f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
-    if isinstance(error, errors.HTTPError):  # of the transport, or a status that is none of the above
+    if isinstance(error, httpx.HTTPError):  # of the transport, or with another status
         return UserError(message) if status and status < 500 else TransientError(message)
     return as_user_error(error, message) if isinstance(error, OSError) else UserError(message)
 
