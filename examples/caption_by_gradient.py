@@ -26,7 +26,7 @@ target, begin = (encode(model.tokenizer.encode([caption])) for caption in (WANTE
 def draw(sentence):
     """f32[8, H, W, 3]: the pictures of a sentence vector f32[1, D], with the words of the caption that it started from."""
     text = jax.tree.map(lambda x: jnp.repeat(x, len(noise), 0), begin.replace(sentence=sentence))
-    return gan.decode(params, gan.generate(params, text, noise), text, noise)
+    return gan.decode(params, gan.generate(params, text, noise))
 
 
 wanted = draw(target.sentence)
