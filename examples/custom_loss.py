@@ -1,7 +1,9 @@
 # %% [markdown]
-# Train with a loss of your own: least squares (LSGAN, arXiv 1611.04076, eq. 9), and everything else as in `quickstart`.
+# Train with a loss of your own: least squares (LSGAN, arXiv 1611.04076, eq. 9).
+# Everything else is as in `quickstart`.
 #
-# An `Adversarial` holds what each player minimizes. `make_runner` takes it in place of the one that the configuration names.
+# An `Adversarial` holds what each player minimizes. `make_runner` takes it in place of the one that the
+# configuration names.
 
 # %%
 import os
@@ -36,5 +38,7 @@ batches = make_batches(make_dataset(source, tokenizer, config), config, start=0)
 for i in range(STEPS):
     state, metrics = runner.step(state, runner.put(next(batches)))
     if i % 50 == 0 or i == STEPS - 1:
-        print(f"step {i}:", {name: round(float(metrics[name]), 3) for name in ("d_loss", "g_loss", "match_gap")})
+        print(
+            f"step {i}:", {name: round(float(metrics[name]), 3) for name in ("d_loss", "g_loss", "match_gap")}
+        )
 assert int(state.skipped) == 0

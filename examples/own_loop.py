@@ -1,5 +1,5 @@
 # %% [markdown]
-# Train the four boxes in a loop of your own: R3GAN's loss with R1, one Adam for each player, a moving average.
+# Train the four boxes in a loop of your own: R3GAN's loss with R1, one Adam per player, a moving average.
 
 # %%
 import os

@@ -1,7 +1,8 @@
 """Tests of the documentation: it builds without a warning, its links lead somewhere, and its code runs.
 
-Python blocks run as they are, commands with a tiny model. A block that cannot run here (for example because it needs
-a cluster) has a comment before it, `<!-- not run: why -->`; its shell syntax, commands and settings are checked.
+Python blocks run as they are, commands with a tiny model. A block that cannot run here (for example because it
+needs a cluster) has a comment before it, `<!-- not run: why -->`; its shell syntax, commands and settings are
+checked.
 """
 
 import importlib.metadata
@@ -33,7 +34,11 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/*.md", "examples/*.md", "benchmarks/*.md", "dallegan/assets/*/README.md")
     for path in ROOT.glob(pattern)
 )
-README, CHINESE, LOG = pathlib.Path("README.md"), pathlib.Path("README.zh-CN.md"), pathlib.Path("benchmarks/LOG.md")
+README, CHINESE, LOG = (
+    pathlib.Path("README.md"),
+    pathlib.Path("README.zh-CN.md"),
+    pathlib.Path("benchmarks/LOG.md"),
+)
 # these replace the real commands: sizes that fit a test, and nothing is installed
 DALLEGAN = f"""#!/bin/bash
 case "$1" in
@@ -56,10 +61,13 @@ esac
 PIP = f"""#!{sys.executable}
 import importlib.metadata, re, sys
 known = set(importlib.metadata.metadata("dallegan").get_all("Provides-Extra"))
-extras = [name for word in sys.argv[1:] for names in re.findall(r"\\[(.*)\\]", word) for name in names.split(",")]
+lists = [names for word in sys.argv[1:] for names in re.findall(r"\\[(.*)\\]", word)]
+extras = [name for names in lists for name in names.split(",")]
 sys.exit(f"no extra {{set(extras) - known}}" if set(extras) - known else 0)
 """
-TRAIN = re.compile(r"(?:python train\.py|dallegan train) ([^'&|\n\\]*)")  # to the end of a line or of a quotation
+TRAIN = re.compile(
+    r"(?:python train\.py|dallegan train) ([^'&|\n\\]*)"
+)  # to the end of a line or of a quotation
 COMMAND = re.compile(r"^(?:python -m )?dallegan (\w+)", re.MULTILINE)
 
 
@@ -84,7 +92,9 @@ def blocks(page):
 
 def headings(page):
     parsed = tokens(page)
-    return [(token.tag, parsed[i + 1].content) for i, token in enumerate(parsed) if token.type == "heading_open"]
+    return [
+        (token.tag, parsed[i + 1].content) for i, token in enumerate(parsed) if token.type == "heading_open"
+    ]
 
 
 def anchors(page):
@@ -129,7 +139,9 @@ def test_settings_in_the_text_are_settings(page):
     known = {name.replace("_", "-"): value for name, value in flatten(Config()).items() if "." in name}
     if page == LOG or page.name == "CHANGELOG.md":  # they also name settings that are gone
         return
-    inline = (child for token in tokens(page) for child in token.children or () if child.type == "code_inline")
+    inline = (
+        child for token in tokens(page) for child in token.children or () if child.type == "code_inline"
+    )
     for code in (child.content for child in inline):
         for name in re.findall(r"--([a-z]+\.[a-z0-9-]+)", code):
             switched = name.replace(".no-", ".")
@@ -146,7 +158,9 @@ def world(tmp_path_factory):
     commands.mkdir()
     scripts = {"python": PYTHON, "dallegan": DALLEGAN, "pip": PIP}
     # these are the suite itself, or CI runs them
-    scripts |= dict.fromkeys(("pytest", "ruff", "pyright", "lint-imports", "sphinx-build", "pre-commit"), "#!/bin/sh\n")
+    scripts |= dict.fromkeys(
+        ("pytest", "ruff", "pyright", "lint-imports", "sphinx-build", "pre-commit"), "#!/bin/sh\n"
+    )
     for name, text in scripts.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
@@ -241,7 +255,18 @@ def test_the_code_runs(page, world, trained, tmp_path):
 
 @pytest.mark.slow
 def test_it_builds_without_a_warning(tmp_path):
-    build = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", ROOT / "docs", tmp_path]
+    build = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-b",
+        "html",
+        ROOT / "docs",
+        tmp_path,
+    ]
     done = subprocess.run(build, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "api.html").read_text()
@@ -251,5 +276,10 @@ def test_it_builds_without_a_warning(tmp_path):
 
 def test_extras_are_those_that_the_pages_name():
     named = re.compile(r"(?:dallegan|\.)\[([\w,]+)\]")
-    extras = {name for page in PAGES for names in named.findall((ROOT / page).read_text()) for name in names.split(",")}
+    extras = {
+        name
+        for page in PAGES
+        for names in named.findall((ROOT / page).read_text())
+        for name in names.split(",")
+    }
     assert extras <= set(importlib.metadata.metadata("dallegan").get_all("Provides-Extra"))
