@@ -22,7 +22,7 @@ from dallegan.evaluation.features import make_features
 from dallegan.evaluation.measure import evaluate, table
 from dallegan.io.cli import parse_config, run
 from dallegan.loop import train
-from dallegan.run.curves import evaluated
+from dallegan.run.metrics_file import evaluated
 from dallegan.run.processes import about, restart_with_huge_pages
 from dallegan.sampling import load
 

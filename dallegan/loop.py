@@ -113,7 +113,7 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
 
     # 4. Steps.
     batches = make_batches(make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count()), config, step)
-    quick = make_quick(config)
+    quick = make_quick(config, source)
     log = Log(workdir, config, step, clock)
     with clock("data"):
         batch = runner.put(next(batches))

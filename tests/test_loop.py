@@ -32,7 +32,7 @@ from dallegan.errors import UserError
 from dallegan.loop import train
 from dallegan.models.layers import shrink
 from dallegan.optim import make_optimizer
-from dallegan.run.curves import evaluated, read_metrics
+from dallegan.run.metrics_file import evaluated, read_metrics
 from dallegan.run.log import Diverged, Log
 from dallegan.run.processes import Clock
 from dallegan.sampling import Model, make_gan

@@ -10,6 +10,7 @@ import pathlib
 import random
 import re
 import zlib
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -91,6 +92,9 @@ class Emoji:
     size: int
     split: str = "train"
     seed: int = 0
+
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    truth: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

@@ -31,6 +31,16 @@ class Example(NamedTuple):
 class Source(Protocol):
     """A source: `len` examples, each a pure function of its index (and of `rng`, where several captions are to choose from)."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names that `make_source` takes; the first is "train"."""
+        ...
+
+    @property
+    def truth(self) -> bool:
+        """Whether `Example.truth` holds (Scene, Caption), which the storybook judge can check."""
+        ...
+
     def __len__(self) -> int: ...
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
@@ -63,6 +73,9 @@ class Files:
     """Base of the sources that read files. What cannot be read, found when it is asked for, is recorded in `skipped` and gives way to the next
     that can: a function of the index, whatever the threads and processes. What another try may mend has three more, since another picture in its
     place would make it another run. UserError from `example` after 1,000 in a row."""
+
+    splits: tuple[str, ...] = ("train",)
+    truth = False
 
     def __init__(self, size: int) -> None:
         self.size = size  # pixels

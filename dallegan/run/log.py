@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dallegan.config import Config, flatten
 from dallegan.errors import TransientError, UserError
 from dallegan.io.files import write_atomic, writing
-from dallegan.run.curves import read_metrics
+from dallegan.run.metrics_file import read_metrics
 from dallegan.run.processes import Clock, is_main
 
 MAX_SKIPPED = 10  # steps in a row that may come out not finite

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dallegan.errors import UserError
 from dallegan.io.files import write_atomic, writing
-from dallegan.run.curves import read_metrics
+from dallegan.run.metrics_file import read_metrics
 
 GRIDS = 8  # sample grids shown, evenly over the run
 CURVES = {

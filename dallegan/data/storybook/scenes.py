@@ -6,6 +6,7 @@ tenth of all) never occur in `train`.
 
 import dataclasses
 import random
+from typing import ClassVar
 
 import numpy as np
 
@@ -155,6 +156,9 @@ class Storybook:
     seed: int = 0
     objects: int = 1
     hard: float = 0.5
+
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    truth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
