@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import importlib.util
 import json
 import pathlib
 import sys
@@ -26,7 +25,7 @@ from dallegan.parallel import check_devices, make_runner
 from dallegan.run.checkpoint import KEEP, Checkpoints
 from dallegan.run.log import WANDB_ID, Log, warn_on_oserror
 from dallegan.run.processes import HANG, Clock, Stop, Watchdog, about, all_agree, all_same, from_main, is_main, on_main
-from dallegan.run.report import write_report
+from dallegan.run.report import can_report, write_report
 from dallegan.sampling import WEIGHTS, Model, load, make_gan
 from dallegan.state import GanState
 from dallegan.tokenizer import SentenceVectors, load_tokenizer
@@ -163,7 +162,7 @@ def _train(config: Config, source: Source | None, held: contextlib.ExitStack) ->
             log.note(f"stopped and saved at step {step} of {config.steps}; the same command goes on")
     if not all_agree(saved):
         raise UserError(f"the last checkpoint could not be written to {workdir}: make room, and the same command goes on from the one before")
-    if is_main() and not stopped and importlib.util.find_spec("matplotlib"):  # of the extra `eval`
+    if is_main() and not stopped and can_report():
         try:
             write_report(workdir)
         except Exception as error:  # the run is done, whatever becomes of its page

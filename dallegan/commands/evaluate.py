@@ -40,6 +40,7 @@ class Args:
     # a model that ships with the package, a run directory (RUN@best, RUN@STEP), a folder that `Model.save`
     # wrote, gs://... or hf://org/name
     model: str = DEFAULT
+
     data: Data = dataclasses.field(default_factory=Data)
     n: int = 2000  # captions of each split
     seed: int = 0  # of the drawn images
