@@ -24,7 +24,7 @@ from dallegan.config import Config, DataConfig, LogConfig, load_preset
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.evaluation.judge import load_judge
-from dallegan.evaluation.measure import Judged, said_by
+from dallegan.evaluation.obedience import caption_facts, obedience, read_images
 from dallegan.io.cli import parse, run
 from dallegan.loop import train
 from dallegan.run.log import Diverged
@@ -76,9 +76,9 @@ def survives(config: Config, count: int) -> dict[str, object]:
     many = model.sample([e.caption for e in examples[:32]], n=8).reshape(32, 8, -1).astype(np.float32)
     lines = [json.loads(line) for line in (pathlib.Path(config.workdir) / "metrics.jsonl").read_text().splitlines()]
     within, across = float(many.std(1).mean()), float(one.reshape(count, -1).astype(np.float32).std(0).mean())
-    obedience = Judged(load_judge(), one).obedience(said_by(examples))
+    obeyed = obedience(read_images(load_judge(), one), caption_facts(examples))
     found = {"skipped": lines[-1]["skipped"], "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1)}
-    return {"diverged": False} | found | {"within": round(within, 2), "across": round(across, 2)} | {k: obedience[k] for k in ("alignment", "kind", "pose")}
+    return {"diverged": False} | found | {"within": round(within, 2), "across": round(across, 2)} | {k: obeyed[k] for k in ("alignment", "kind", "pose")}
 
 
 def digits(config: Config, pictures: int = 8000, drawn: int = 25_600) -> dict[str, object]:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dallegan.data.storybook.grammar import PLACES
 from dallegan.data.storybook.scenes import Storybook
-from dallegan.evaluation.judge import SIZES_READ, VALUES, WEIGHTS, Facts, Judge, facts, load_judge, read
+from dallegan.evaluation.judge import READABLE_SIZES, VALUES, WEIGHTS, Facts, Judge, classify, encode_facts, load_judge
 from dallegan.io.cli import parse, run
 from dallegan.io.weights import write_weights
 from dallegan.models.layers import to_float
@@ -49,7 +49,7 @@ class Args:
 def renders(source: Storybook, start: int, count: int) -> tuple[np.ndarray, Facts]:
     """Pictures uint8[count, S, S, 3] and their facts."""
     examples = [source.example(i) for i in range(start, start + count)]
-    return np.stack([e.image for e in examples]), facts([e.truth[0] for e in examples])
+    return np.stack([e.image for e in examples]), encode_facts([e.truth[0] for e in examples])
 
 
 def render_all(pool: concurrent.futures.Executor, source: Storybook, count: int) -> tuple[np.ndarray, Facts]:
@@ -121,7 +121,7 @@ def train(args: Args, data: dict[int, list[tuple[np.ndarray, Facts]]]):
 
 def measure(params, images: np.ndarray, truth: Facts) -> tuple[dict[str, float], dict[str, list[list[int]]]]:
     """Share read rightly of each attribute, and confusions (true value by read value) of those of the objects and the place."""
-    parts = [read(params, images[i : i + 250]) for i in range(0, len(images), 250)]
+    parts = [classify(params, images[i : i + 250]) for i in range(0, len(images), 250)]
     seen = jax.tree.map(lambda *x: np.argmax(np.concatenate(x), -1), *parts)
     pairs = {"place": (truth.place, seen.place)} | {k: (truth.things[k], seen.things[k]) for k in VALUES}
     shares, tables = {"count": float(np.mean(truth.count == seen.count))}, {}
@@ -139,7 +139,7 @@ def main() -> None:
     """Trains, writes the weights, reads them back, measures, prints JSON."""
     args = parse(Args, "train_judge.py")
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        data = {size: [render_all(pool, Storybook(size, "train", args.seed, n), args.scenes) for n in (1, 2)] for size in SIZES_READ}
+        data = {size: [render_all(pool, Storybook(size, "train", args.seed, n), args.scenes) for n in (1, 2)] for size in READABLE_SIZES}
         start = time.perf_counter()
         params = train(args, data)
         seconds = time.perf_counter() - start
@@ -147,7 +147,7 @@ def main() -> None:
         params = load_judge()
         result, tables = {}, {}
         for split in ("test", "heldout"):
-            for size in SIZES_READ:
+            for size in READABLE_SIZES:
                 for n in (1, 2):
                     name = f"{split} {size} px, {'1 object' if n == 1 else '1 or 2 objects'}"
                     result[name], tables[name] = measure(params, *render_all(pool, Storybook(size, split, args.seed + 1, n), args.measured))

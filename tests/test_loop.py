@@ -97,7 +97,7 @@ def test_a_pretrained_encoder_takes_the_tokenizers_place(tmp_path):
 
 def test_what_evaluation_tells_is_logged_when_it_was_told_and_the_best_is_kept(tmp_path, monkeypatch):
     scores = iter([0.9, 0.1])
-    monkeypatch.setattr(loop, "make_quick", lambda config: lambda model: {"alignment": next(scores), "side": None})
+    monkeypatch.setattr(loop, "make_quick", lambda config, source: lambda model: {"alignment": next(scores), "side": None})
     train(tiny(workdir=str(tmp_path / "run"), log__metrics=1000, log__evaluate=24, log__checkpoint=24, log__keep=1))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [24, 48]
