@@ -1,4 +1,4 @@
-"""Does each metric move the right way? Real storybook images against others, as they are and spoiled on purpose.
+"""Does each metric move the right way? Real storybook images against others, as they are and spoiled.
 
 python benchmarks/metric_sanity.py [--n N] [--size 32|64] > benchmarks/results/metric_sanity_SIZE.json
 """
