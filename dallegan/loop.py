@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import sys
@@ -26,7 +25,7 @@ from dallegan.run.boards import make_boards
 from dallegan.run.checkpoint import KEEP, Checkpoints
 from dallegan.run.log import Log
 from dallegan.run.processes import Clock, Stop, Watchdog, all_agree, all_same, from_main, is_main, on_main
-from dallegan.run.report import write_report
+from dallegan.run.report import can_report, write_report
 from dallegan.sampling import WEIGHTS, Model, load, make_gan
 from dallegan.tokenizer import SentenceVectors, load_tokenizer
 from dallegan.warmstart import check_origin, enlarge, start_from
@@ -110,7 +109,7 @@ def train(config: Config, source: Source | None = None) -> None:
         # 4. Step. Metrics are read one step late, so that the device always has a step to compute.
         dataset = make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count())
         batches = make_batches(dataset, config, step)
-        evaluate = make_quick(config)
+        evaluate = make_quick(config, source)
         log = Log(workdir, config.batch, config.steps, step, clock, make_boards(workdir, config))
         stack.enter_context(contextlib.closing(log))
         with clock("data"):
@@ -161,7 +160,7 @@ def train(config: Config, source: Source | None = None) -> None:
     if not all_agree(saved):
         hint = "free some space, and the same command resumes from the one before"
         raise UserError(f"the last checkpoint could not be written to {workdir}: {hint}")
-    if is_main() and not stopped and importlib.util.find_spec("matplotlib"):  # of the extra `eval`
+    if is_main() and not stopped and can_report():
         try:
             write_report(workdir)
         except Exception as error:  # matplotlib and Pillow raise any type, and the run itself is done

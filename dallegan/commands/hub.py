@@ -19,7 +19,7 @@ from dallegan.io.files import write_atomic
 from dallegan.io.image import grid, save_png
 from dallegan.io.remote import MODEL_FILES, fetch, hub, hub_error
 from dallegan.run.checkpoint import KEEP, Checkpoints
-from dallegan.run.curves import evaluated
+from dallegan.run.metrics_file import evaluated
 from dallegan.sampling import SHIPPED, Model, load, split_checkpoint
 
 BEAR = "一只棕色的大熊站在雪地里", "a big brown bear standing in the snow"

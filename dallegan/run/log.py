@@ -14,7 +14,7 @@ from tqdm import tqdm
 from dallegan.errors import UserError
 from dallegan.io.files import write_atomic, writing
 from dallegan.run.boards import Board
-from dallegan.run.curves import read_metrics
+from dallegan.run.metrics_file import read_metrics
 from dallegan.run.processes import Clock, is_main
 from dallegan.run.workdir import warn_on_oserror
 
