@@ -25,8 +25,8 @@ import numpy as np
 from dallegan.io.cli import parse, run
 from dallegan.optim import make_optimizer
 from dallegan.run.checkpoint import load_state
-from dallegan.run.metrics_file import read_metrics
 from dallegan.run.machine import about
+from dallegan.run.metrics_file import read_metrics
 from dallegan.sampling import load
 from dallegan.state import digest, init_state
 

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_quickly(tmp_path_factory):
-    """Compiles without LLVM's optimizations, and each program once for all tests, as compiling takes longest."""
+    """Compiles without LLVM's optimizations, and each program once for all tests, since compiling is slow."""
     folder = str(tmp_path_factory.mktemp("xla"))
     os.environ["XDG_CACHE_HOME"] = str(
         tmp_path_factory.mktemp("cache")

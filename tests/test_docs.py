@@ -1,7 +1,8 @@
 """Tests of the documentation: it builds without a warning, its links lead somewhere, and its code runs.
 
 Python blocks run as they are, commands with a tiny model. A block that cannot run here (for example because
-it needs a cluster) has a comment before it, `<!-- not run: why -->`; its shell syntax, commands and settings are
+it needs a cluster) has a comment before it, `<!-- not run: why -->`; its shell syntax, commands and settings
+are
 checked.
 """
 

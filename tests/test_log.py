@@ -12,8 +12,8 @@ from conftest import tiny
 
 from dallegan.errors import UserError
 from dallegan.run.boards import TensorBoard, WandB, make_boards
-from dallegan.run.metrics_file import evaluated, read_metrics
 from dallegan.run.log import Log
+from dallegan.run.metrics_file import evaluated, read_metrics
 from dallegan.run.processes import Clock
 
 
