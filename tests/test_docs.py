@@ -2,8 +2,7 @@
 
 Python blocks run as they are, commands with a tiny model. A block that cannot run here (for example because
 it needs a cluster) has a comment before it, `<!-- not run: why -->`; its shell syntax, commands and settings
-are
-checked.
+are checked.
 """
 
 import importlib.metadata
