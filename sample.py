@@ -1,4 +1,7 @@
-"""Draw captions: python sample.py PROMPT... [--model NAME|DIR] [--n N] [--seed S] [--out DIR]   (--help lists every flag)"""
+"""Generates images of captions with a trained model; the same as `dallegan sample`.
+
+python sample.py PROMPT... [--model NAME|DIR|URL] [--n N] [--seed S] [--truncation T] [--best-of K] [--out D]
+"""
 
 import sys
 

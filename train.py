@@ -1,4 +1,7 @@
-"""Train a preset: python train.py [PRESET] [--workdir DIR] [--steps N] [--FIELD VALUE]...   (--help lists every field)"""
+"""Trains a preset, or resumes it; the same as `dallegan train`.
+
+python train.py [PRESET] [--workdir DIR] [--steps N] [--data.source SRC] [--FIELD VALUE]...
+"""
 
 import sys
 

@@ -1,18 +1,25 @@
-"""The design document's baseline: a plain DCGAN, everything else is measured against it.
-
-Binary cross-entropy, Adam 2e-4 with β1 0.5, weights from N(0, 0.02), strided and transposed convolutions (arXiv
-1511.06434), the sentence joined to noise and to the discriminator's last map (arXiv 1605.05396); no gradient penalty, no
-matching term, no shared weights. Layer norm stands in for batch norm: a picture may not depend on its neighbours in the
-batch here. Both players move at once, as everywhere here (steps.py), where the paper's take turns.
+"""The baseline of all measurements: a plain DCGAN (arXiv 1511.06434) with captions (arXiv 1605.05396).
 
 python train.py dcgan
+
+Binary cross-entropy, Adam with β1 0.5, transposed convolutions; no penalty, no matching term, no shared
+weights. Two deviations: layer norm instead of batch norm, so that an image does not depend on its neighbours
+in the batch, and both players move at once (`dallegan/steps.py`), where the papers' take turns.
 """
 
-from dallegan.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TextConfig
+from dallegan.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    TextConfig,
+)
 
 
 def config() -> Config:
-    """The run."""
+    """Returns the preset."""
     return Config(
         steps=1800,
         batch=64,

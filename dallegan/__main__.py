@@ -1,4 +1,4 @@
-"""`dallegan COMMAND ...`, which is `python -m dallegan COMMAND ...`."""
+"""The program `dallegan COMMAND ...`; `python -m dallegan COMMAND ...` is the same."""
 
 import difflib
 import importlib
@@ -11,12 +11,12 @@ from dallegan.io.cli import run
 
 COMMANDS = {
     "train": "train a preset, or resume it",
-    "sample": "draw captions with a trained model",
+    "sample": "generate images of captions with a trained model",
     "evaluate": "measure a model",
     "prepare": "turn any source of captioned images into shards that training reads fast",
     "hub": "download a model, or upload one to the Hugging Face Hub",
-    "export": "write a model as one file that JAX alone runs",
-    "demo": "draw captions on a page in the browser",
+    "export": "write a model as one file that needs JAX alone",
+    "demo": "generate images on a page in the browser",
     "report": "write an HTML page about one run, or about several",
 }
 HELP = "usage: dallegan COMMAND ...\n\n" + "".join(f"  {name:10}{text}\n" for name, text in COMMANDS.items())
@@ -24,16 +24,16 @@ HELP += "\n`dallegan COMMAND --help` lists the flags of a command."
 
 
 def dispatch(argv: Sequence[str]) -> None:
-    """Runs the command that the first argument names. Raises UserError for any other name."""
+    """Runs the command that the first argument names. Raises UserError if there is no such command."""
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help", "--version"):
         print(__version__ if name == "--version" else HELP)
         return
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
+        meant = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"no command {name!r}{meant} Commands: {', '.join(COMMANDS)}")
-    importlib.import_module(f"dallegan.commands.{name}").main(argv[1:])  # imports what this command needs alone
+    importlib.import_module(f"dallegan.commands.{name}").main(argv[1:])  # only what it needs is imported
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,41 +1,66 @@
-"""Every setting of a run, with its unit: frozen dataclasses, filled by `configs/NAME.py` and overridden by flags."""
+"""Every setting of a run, with its unit and its bounds: frozen dataclasses, filled by a preset and by flags.
+
+A number's bounds are annotations of its type (`annotated_types`). `check` enforces them, and also what
+settings demand of each other. The comment on a field's line, or right above it, is its help on the command
+line.
+"""
 
 import dataclasses
 import difflib
-import importlib.util
+import functools
+import importlib
 import json
 import math
-import pathlib
-from typing import Any, Literal, get_args, get_origin
+import pkgutil
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import dacite
+import flax.traverse_util
+from annotated_types import Ge, Le, Lt
 
 from dallegan.errors import UserError
+
+SENTENCE = 512  # numbers in a sentence vector of the pretrained encoder
+MOST_VALUES = 64  # of a setting that takes several
+
+
+class Resumable:
+    """Marks a setting, or a section of settings, that may change when a run resumes."""
+
+
+# What decides the size of a network has an upper bound, because a model's config.json may come from anywhere:
+# a small file must not ask for all memory.
+Width = Annotated[int, Ge(1), Le(2**16)]
+Depth = Annotated[int, Ge(0), Le(256)]
+Weight = Annotated[float, Ge(0)]
+Decay = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where captioned pictures come from."""
+    """Where the captioned images come from."""
 
-    source: str = "storybook"  # storybook | emoji | folder:PATH | webdataset:PATTERN | tfds:NAME | arrayrecord:DIR
-    size: int = 32  # picture side, pixels
-    objects: int = 1  # most objects in a storybook scene
-    hard_negatives: float = 0.5  # storybook: share of the negative captions that swap one attribute of the true one
-    flip: bool = False  # mirror half of the pictures whose caption names no side
-    threads: int = 2  # decode threads
-
-
-SENTENCE = 512  # features of a sentence vector of the pretrained encoder
+    # storybook | emoji | folder:PATH | webdataset:PATTERN | tfds:NAME | arrayrecord:DIR
+    source: str = "storybook"
+    size: Annotated[int, Ge(0), Le(4096)] = 32  # side of the images, pixels
+    objects: Annotated[int, Ge(1)] = 1  # storybook: most objects in an image
+    # storybook: fraction of the false captions that differ from the true one in a single attribute
+    hard_negatives: Annotated[float, Ge(0), Le(1)] = 0.5
+    flip: bool = False  # mirror half of the images whose captions do not name a side
+    threads: Annotated[int, Ge(1), Resumable()] = 2  # threads that decode images
 
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """Tokenizer and the two text encoders (the generator's and the discriminator's own)."""
+    """Tokenizer and text encoders. Generator and discriminator have an encoder each."""
 
-    encoder: Literal["transformer", "rnn", "frozen"] = "transformer"  # frozen: vectors of a pretrained multilingual encoder (extra `frozen`), a learned head
-    vocab: int = 1024  # most sentencepiece tokens, 256 of them bytes
-    length: int = 24  # tokens a caption is padded or cut to
-    width: int = 128  # features D of the sentence and token vectors
-    layers: int = 2
-    prenorm: bool = False  # rnn: its layers read through a LayerNorm, as the transformer's do; for captions whose word order matters
+    # frozen: a learned head over the vectors of a pretrained multilingual encoder (extra `frozen`)
+    encoder: Literal["transformer", "rnn", "frozen"] = "transformer"
+    vocab: Annotated[int, Ge(300), Le(2**20)] = 1024  # most tokens of the tokenizer, 256 of them bytes
+    length: Annotated[int, Ge(2), Le(2**16)] = 24  # tokens that a caption is padded or cut to
+    width: Width = 128  # features of the sentence vector and of each token's vector
+    layers: Annotated[int, Ge(1), Le(256)] = 2  # layers of the encoder
+    prenorm: bool = False  # rnn: a LayerNorm before each layer, for captions whose word order matters
 
     @property
     def heads(self) -> int:
@@ -44,7 +69,7 @@ class TextConfig:
 
     @property
     def ids(self) -> int:
-        """Numbers T that a caption is given to the networks as."""
+        """Length T of a caption in i32[B, T]: token ids, or for `frozen` a hash and the bits of a vector."""
         return 1 + SENTENCE if self.encoder == "frozen" else self.length
 
 
@@ -52,89 +77,101 @@ class TextConfig:
 class ModelConfig:
     """Generator, decoder and discriminator."""
 
-    recipe: Literal["residual", "dcgan"] = "residual"  # dcgan: the plain convolution stack of Radford et al. 2016
-    noise: int = 64  # dimensions of the latent
-    style: int = 256  # width of the mapping of sentence and noise that modulates the blocks
-    width: int = 256  # channels of the tied upsampling block; keep >= 128
-    patch: int = 2  # the decoder's head paints patch x patch pixels a feature
-    refine: int = 0  # channels of a residual block that corrects the painted patches; 0: none
-    detail: tuple[int, ...] = ()  # channels of last stages, each in patches half as large again, the decoder's and the discriminator's
-    shrink: tuple[float, ...] = ()  # wavelet shrinkage of the drawn picture: thresholds in grey levels of 255, finest scale first; none: as it is painted
-    blocks: int = 1  # residual blocks inside the upsampling block
+    recipe: Literal["residual", "dcgan"] = "residual"  # dcgan: plain convolutions, as in arXiv 1511.06434
+    noise: Width = 64  # dimensions of the noise
+    style: Width = 256  # features of the style vector: made from caption and noise, it modulates the blocks
+    width: Width = 256  # channels of the shared upsampling block: a multiple of 4; multiples of 128 are fast
+    patch: Width = 2  # side of the patch that the decoder paints from one feature, pixels
+    # channels of a residual block that corrects the painted patches; 0: none
+    refine: Annotated[int, Ge(0), Le(2**16)] = 0
+    # channels of each detail stage, which halves the patches of decoder and discriminator; none: no stages
+    detail: tuple[Width, ...] = ()
+    # thresholds of wavelet denoising, grey levels of 255, finest scale first; none: no denoising
+    shrink: tuple[Annotated[float, Ge(0), Le(2**16)], ...] = ()
+    blocks: Annotated[int, Ge(1), Le(256)] = 1  # residual blocks in the upsampling block
     tied: bool = True  # the decoder runs the generator's own upsampling block
-    attention: tuple[int, ...] = (8,)  # sides of feature maps that attend to the caption's tokens
-    critic_patch: int = 4  # the discriminator reads patch x patch pixels a feature
-    critic_widths: tuple[int, ...] = (128, 256)  # its channels at each resolution, finest first; the last serves all further
-    critic_blocks: tuple[int, ...] = (2, 1)  # its residual blocks at each resolution, likewise
+    # sides of the feature maps that attend to the caption's tokens; none: no attention
+    attention: tuple[Annotated[int, Ge(0), Le(2**16)], ...] = (8,)
+    critic_patch: Width = 4  # side of the patch that the discriminator reads as one feature, pixels
+    # the discriminator's channels at each resolution, finest first; the last value serves all coarser ones
+    critic_widths: tuple[Width, ...] = (128, 256)
+    critic_blocks: tuple[Depth, ...] = (2, 1)  # the discriminator's residual blocks at each resolution
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Objective of the game. γ follows a cosine from its first to its second value."""
+    """The players' losses."""
 
-    adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"
-    gamma: tuple[float, float] = (1.0, 0.1)  # weight of R1 and R2
-    penalty_share: float = 1.0  # share of each batch that the penalties are computed on: 1, 1/2, 1/3, ...
-    matching: float = 1.0  # weight of the caption-matching term
-    contrast: tuple[float, float] = (1.0, 1.0)  # weight of the contrastive term over the batch: discriminator's, generator's
-    diversity: float = 0.0  # weight of the generator's diversity term: two pictures of one caption shall differ
+    adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"  # form of the game
+    gamma: tuple[Weight, Weight] = (1.0, 0.1)  # weight of R1 and R2: start and end of a cosine
+    # fraction of each batch that R1 and R2 are computed on, a lazy regularization: 1, 1/2, 1/3, ...
+    penalty_share: Annotated[float, Ge(1e-3), Le(1)] = 1.0
+    matching: Weight = 1.0  # weight of the matching term: the true caption against a false one
+    # weight of the contrastive term, an image against all captions of the batch: discriminator's, generator's
+    contrast: tuple[Weight, Weight] = (1.0, 1.0)
+    diversity: Weight = 0.0  # weight of the term that makes two generated images of a caption differ
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """What the discriminator sees of real and generated images alike (DiffAugment, arXiv 2006.10738)."""
+    """Augmentation of all images that the discriminator sees (DiffAugment, arXiv 2006.10738)."""
 
-    shift: float = 0.0625  # each image is moved by up to this fraction of its side
-    colour: float = 0.0  # strength of brightness, saturation and contrast; 1: as in the paper, for small data
-    cutout: float = 0.0  # side of a blanked square, as a fraction of the image's side; 0.5: as in the paper
+    shift: Annotated[float, Ge(0), Lt(1)] = 0.0625  # farthest that an image moves, as a fraction of its side
+    colour: Weight = 0.0  # strength of brightness, saturation and contrast; paper, for small data: 1
+    cutout: Annotated[float, Ge(0), Lt(1)] = 0.0  # side of a blanked square, as a fraction; paper: 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """Adam or Muon for both players; schedules are fractions of the run, so they scale with its budget in images."""
+    """Optimizer of both players. Schedules are fractions of the run, so that they scale with its length."""
 
-    lr: tuple[float, float] = (2e-4, 5e-5)  # of encoder, generator and decoder: cosine from, to
-    lr_d: tuple[float, float] = (2e-4, 5e-5)  # of the discriminator, likewise
-    muon: float = 0.0  # Muon's rate for the hidden kernels of the trunks, as a multiple of the rate above; 0: Adam for all parameters
-    fan: int = 512  # a kernel of a larger fan-in has Adam's rate times fan / fan-in; 0: all have the rate
-    warmup: float = 0.01  # fraction of the run over which the rate rises from 0
-    betas: tuple[float, float] = (0.0, 0.99)  # Adam's decays of the first and second moment
-    ema: float = 0.06  # final half-life of the moving average of the generator, fraction of the run
+    lr: tuple[Weight, Weight] = (2e-4, 5e-5)  # learning rate of encoder, generator and decoder: start and end
+    lr_d: tuple[Weight, Weight] = (2e-4, 5e-5)  # learning rate of the discriminator: start and end
+    muon: Weight = 0.0  # Muon's rate for hidden kernels, as a multiple of the learning rate; 0: Adam for all
+    # a kernel of fan-in n > `fan` has Adam's rate times fan / n; 0: every kernel has the full rate
+    fan: Annotated[int, Ge(0)] = 512
+    warmup: Annotated[float, Ge(0), Le(1)] = 0.01  # fraction of the run in which the rate rises from 0
+    betas: tuple[Decay, Decay] = (0.0, 0.99)  # Adam's β1 and β2, the decays of its two moving averages
+    ema: Weight = 0.06  # half-life of the generator's moving average at the end, as a fraction of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelConfig:
-    """How one step is spread over devices."""
+    """How a step is spread over devices."""
 
-    strategy: Literal["jit", "pmap"] = "jit"
-    fsdp: int = 1  # devices that share one copy of the parameters
-    accumulate: int = 1  # parts that each batch is taken in, to save memory; the contrastive term compares within a part
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPU
-    coordinator: str = ""  # HOST:PORT of process 0, where a run has several; "": found by itself on TPU VMs, GKE, Slurm and Open MPI
-    processes: int = 1  # of the run, with `coordinator`
-    process: int = 0  # this one's number
+    strategy: Annotated[Literal["jit", "pmap"], Resumable()] = "jit"  # JAX's way to use several devices
+    fsdp: Annotated[int, Ge(1), Resumable()] = 1  # devices that share one copy of the parameters
+    # micro-batches of a batch, run one at a time to save memory; the contrastive term compares within one
+    accumulate: Annotated[int, Ge(1)] = 1
+    # dtype of the computation; auto: bfloat16 on GPU and TPU, float32 on CPU
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # HOST:PORT of process 0 of several; "": found automatically on TPU VMs, GKE, Slurm and Open MPI
+    coordinator: Annotated[str, Resumable()] = ""
+    processes: Annotated[int, Ge(1), Resumable()] = 1  # number of processes, if `coordinator` is given
+    process: Annotated[int, Ge(0), Resumable()] = 0  # this process's number, counted from 0, likewise
 
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """How often the run reports and saves, and to whom."""
+    """How often the run reports and saves."""
 
-    metrics: int = 1600  # images between lines of metrics.jsonl
-    samples: int = 10_000  # images between sample grids
-    evaluate: int = 10_000  # images between evaluations by the judge, on storybook of 32 or 64 px, beside those of each checkpoint; 0: none
-    checkpoint: int = 10_000  # images between checkpoints
-    wandb: str = ""  # project of Weights & Biases that the lines of metrics.jsonl go to as well, extra `wandb`; WANDB_MODE=offline keeps them here; "": none
+    metrics: Annotated[int, Ge(1)] = 1600  # images between lines of metrics.jsonl
+    samples: Annotated[int, Ge(1)] = 10_000  # images between sample grids
+    # images between evaluations by the storybook's judge, besides one at each checkpoint; 0: none at all
+    evaluate: Annotated[int, Ge(0)] = 10_000
+    checkpoint: Annotated[int, Ge(1)] = 10_000  # images between checkpoints
+    wandb: str = ""  # Weights & Biases project that also gets the metrics (extra `wandb`); "": none
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run."""
+    """All settings of a run."""
 
-    workdir: str = ""  # where everything is written; presets set runs/PRESET
-    steps: int = 1000  # budget: training steps of `batch` images each
-    batch: int = 64  # images a step, over all devices
-    seed: int = 0
-    init_from: str = ""  # a trained model whose weights (the generator's average) and tokenizer, with new words behind, the run starts from; "": from nothing
+    workdir: Annotated[str, Resumable()] = ""  # directory that the run writes to; presets set runs/PRESET
+    steps: Annotated[int, Ge(1)] = 1000  # training steps of `batch` images each
+    batch: Annotated[int, Ge(1)] = 64  # images a step, over all devices
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0  # seed of everything random
+    init_from: str = ""  # model to fine-tune: its averaged weights and its tokenizer; "": train from scratch
     data: DataConfig = DataConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
@@ -142,157 +179,184 @@ class Config:
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     parallel: ParallelConfig = ParallelConfig()
-    log: LogConfig = LogConfig()
+    log: Annotated[LogConfig, Resumable()] = LogConfig()
 
     @property
     def images(self) -> int:
-        """The budget in images."""
+        """Length of the run, in images."""
         return self.steps * self.batch
 
 
-POSITIVE = """
-    steps batch data.threads data.objects text.length text.width text.layers model.noise model.style model.width
-    model.patch model.detail model.critic_patch model.critic_widths log.metrics log.samples log.checkpoint parallel.fsdp parallel.accumulate
-    parallel.processes
-"""
-LEAST: dict[str, int] = dict.fromkeys(POSITIVE.split(), 1) | {"text.length": 2}  # least value of a number; of the others 0. A word and the end
-# most of one: of shares, and of what decides the network, as a model that is loaded may come from anywhere
-SHARES: dict[str, int] = {"data.hard_negatives": 1, "optim.warmup": 1}
-MOST: dict[str, int] = SHARES | {"data.size": 4096, "text.layers": 256, "model.blocks": 256, "model.critic_blocks": 256, "text.vocab": 2**20}
+def flatten(config: Config) -> dict[str, Any]:
+    """Returns all settings by their names on the command line: {"data.size": 32, ...}."""
+    return flax.traverse_util.flatten_dict(dataclasses.asdict(config), sep=".")
 
 
-def _power_of_two(n: float) -> bool:
+def _annotations(annotation: Any) -> tuple[Any, ...]:
+    """Returns what `Annotated` says of a type: of the type itself, then of a tuple's values."""
+    marks = getattr(annotation, "__metadata__", ())
+    plain = get_args(annotation)[0] if marks else annotation
+    return (*marks, *_annotations(get_args(plain)[0])) if get_origin(plain) is tuple else marks
+
+
+@functools.cache
+def _settings(kind: Any = Config) -> dict[str, tuple[Any, ...]]:
+    """Returns the annotations of every setting: {"data.size": (Ge(0), Le(4096)), ...}."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for field in dataclasses.fields(kind):
+        marks, plain = _annotations(field.type), field.type
+        plain = get_args(plain)[0] if get_origin(plain) is Annotated else plain
+        if dataclasses.is_dataclass(plain):
+            found |= {f"{field.name}.{name}": (*marks, *more) for name, more in _settings(plain).items()}
+        else:
+            found[field.name] = marks
+    return found
+
+
+def conflicts(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Returns the settings that differ and may not change when a run resumes: {name: (old, new)}."""
+    a, b = flatten(old), flatten(new)
+    fixed = [name for name, marks in _settings().items() if not any(isinstance(m, Resumable) for m in marks)]
+    return {name: (a[name], b[name]) for name in fixed if a[name] != b[name]}
+
+
+def _check_bounds(name: str, value: Any, marks: tuple[Any, ...]) -> None:
+    """Raises UserError if a number is not finite or out of bounds, or if there are too many numbers."""
+    values = value if isinstance(value, tuple) else (value,)
+    flag = f"--{name.replace('_', '-')}"
+    if len(values) > MOST_VALUES:
+        raise UserError(f"{flag}: has {len(values)} values; {MOST_VALUES} are the most")
+    numbers = [v for v in values if isinstance(v, int | float)]
+    low = max((m.ge for m in marks if isinstance(m, Ge)), default=-math.inf)
+    high = min((m.le for m in marks if isinstance(m, Le)), default=math.inf)
+    below = min((m.lt for m in marks if isinstance(m, Lt)), default=math.inf)
+    if all(low <= v <= high and v < below for v in numbers):  # below infinity; false for NaN
+        return
+    if high < math.inf or below < math.inf:
+        limit = f"a number from {low} to {f'below {below}' if below <= high else high}"
+    else:
+        limit = f"at least {low}" + ", and finite" * (not all(map(math.isfinite, numbers)))
+    raise UserError(f"{flag} {' '.join(map(str, values))}: must be {limit}")
+
+
+def _is_power_of_two(n: float) -> bool:
     return n >= 1 and n == int(n) and int(n) & (int(n) - 1) == 0
 
 
 def check(config: Config) -> None:
-    """Raises UserError for settings that contradict each other, before anything is allocated."""
+    """Raises UserError if a setting is out of bounds or contradicts another, before anything is allocated."""
+    values = flatten(config)
+    for name, marks in _settings().items():
+        _check_bounds(name, values[name], marks)
+    (_check_residual if config.model.recipe == "residual" else _check_dcgan)(config)
     c, m = config, config.model
-    for name, value in flatten(config).items():
-        values = value if isinstance(value, tuple) else (value,)
-        low, high = LEAST.get(name, 0), MOST.get(name, 2**16 if name.startswith(("text.", "model.")) else math.inf)
-        if not all(low <= v <= high and v < math.inf for v in values if isinstance(v, int | float)):
-            limit = f"a number from {low} to {high}" if math.isfinite(high) else f"at least {low}" + ", and finite" * (math.inf in values)
-            raise UserError(f"--{name.replace('_', '-')} {' '.join(map(str, values))}: must be {limit}")
-        if len(values) > 64:
-            raise UserError(f"--{name.replace('_', '-')}: has {len(values)} values")
-    if c.seed >= 2**32:
-        raise UserError(f"--seed {c.seed}: must be below 2^32")
     if m.width % 4:
-        raise UserError(f"--model.width {m.width}: must be a multiple of 4, the heads of its attention; multiples of 128 are fast")
-    if not m.critic_blocks or not m.blocks:
-        raise UserError("--model.blocks and --model.critic-blocks need at least one block")
-    unit, why = (8 * m.patch, " (8 x model.patch)") if m.recipe == "residual" else (16, "")
-    if not _power_of_two(c.data.size / unit):
-        sizes = ", ".join(str(unit * 2**i) for i in range(1, 4))
-        raise UserError(f"--data.size {c.data.size}: must be {unit}{why} times a power of two, for example {sizes}")
-    if m.recipe == "residual" and not _power_of_two(c.data.size / m.critic_patch / 4):
-        raise UserError(f"--model.critic-patch {m.critic_patch}: {c.data.size} px / patch is halved down to 4, so take a power of two up to {c.data.size // 4}")
-    if m.recipe == "residual" and (m.patch % 2 ** len(m.detail) or m.critic_patch % 2 ** len(m.detail)):
-        stages, patches = " ".join(map(str, m.detail)), f"--model.patch {m.patch} and --model.critic-patch {m.critic_patch}"
-        raise UserError(f"--model.detail {stages}: each halves {patches}; take fewer, or larger patches")
+        raise UserError(f"--model.width {m.width}: must be a multiple of 4, as its attention has 4 heads")
+    if not m.critic_blocks or len(m.critic_widths) != len(m.critic_blocks):
+        widths, blocks = _words(m.critic_widths), _words(m.critic_blocks)
+        both = f"--model.critic-widths {widths} and --model.critic-blocks {blocks}"
+        raise UserError(f"{both}: need one value a resolution each, at least one")
     if 2 ** len(m.shrink) > c.data.size:
-        raise UserError(f"--model.shrink: {len(m.shrink)} scales, each twice the one before: {c.data.size} px have {int(math.log2(c.data.size))}")
-    if len(m.critic_widths) != len(m.critic_blocks):
-        raise UserError(f"--model.critic-widths {m.critic_widths} and --model.critic-blocks {m.critic_blocks}: need one value a resolution each")
-    sides = [4 * 2**i for i in range(int(math.log2(c.data.size / m.patch / 4)))] if m.recipe == "residual" else []
-    if never := sorted(set(m.attention) - set(sides)) if sides else []:
-        some = ", ".join(map(str, sides))
-        raise UserError(f"--model.attention {' '.join(map(str, never))}: blocks of {c.data.size} px work on maps of sides {some}; take of these, or none")
-    if not all(0 <= beta < 1 for beta in c.optim.betas):
-        raise UserError(f"--optim.betas {' '.join(map(str, c.optim.betas))}: must be from 0 to below 1")
-    if c.text.vocab < 300:
-        raise UserError(f"--text.vocab {c.text.vocab}: needs at least 300, 256 of which are the bytes")
+        most = f"{c.data.size} px have {int(math.log2(c.data.size))} scales"
+        raise UserError(
+            f"--model.shrink {_words(m.shrink)}: has {len(m.shrink)} values, and {most}; give fewer"
+        )
     if c.text.encoder == "rnn" and c.text.width % 2:
-        raise UserError(f"--text.width {c.text.width}: must be even, half of it for each direction of the rnn")
-    share = c.loss.penalty_share
-    if not 1e-3 <= share <= 1 or abs(1 / share - round(1 / share)) > 1e-3:
-        raise UserError(f"--loss.penalty-share {share}: must be 1, 1/2, 1/3, ..., 1/1000")
-    if m.recipe == "dcgan" and any(c.loss.contrast):
-        raise UserError("--loss.contrast needs --model.recipe residual: the baseline's discriminator has no sentence term; set it to 0 0")
-    if m.recipe == "dcgan" and c.optim.muon:
-        raise UserError(f"--optim.muon {c.optim.muon}: is for the trunks of --model.recipe residual, which the baseline does not have; set it to 0")
-    if c.loss.diversity and c.data.size % 8:
-        raise UserError(f"--loss.diversity {c.loss.diversity}: needs pictures of a multiple of 8 pixels, not --data.size {c.data.size}; or set it to 0")
-    for name, share in {"shift": c.augment.shift, "cutout": c.augment.cutout}.items():
-        if share >= 1:
-            raise UserError(f"--augment.{name} {share}: a fraction of the picture's side, below 1")
+        raise UserError(
+            f"--text.width {c.text.width}: must be even, half of it for each direction of the rnn"
+        )
+    stride = 1 / c.loss.penalty_share
+    if abs(stride - round(stride)) > 1e-3:
+        raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be 1, 1/2, 1/3, ..., 1/1000")
 
 
-def _folders() -> list[pathlib.Path]:
-    package = pathlib.Path(__file__).parent
-    return [f for f in (package / "configs", package.parent / "configs") if f.is_dir()]
+def _words(values: tuple[Any, ...]) -> str:
+    return " ".join(map(str, values)) or "(none)"
+
+
+def _check_size(config: Config, unit: int, why: str) -> None:
+    size = config.data.size
+    if not _is_power_of_two(size / unit):
+        sizes = ", ".join(str(unit * 2**i) for i in range(1, 4))
+        raise UserError(f"--data.size {size}: must be {unit}{why} times a power of two, for example {sizes}")
+
+
+def _check_residual(config: Config) -> None:
+    m, size = config.model, config.data.size
+    _check_size(config, 8 * m.patch, " (8 x model.patch)")
+    if not _is_power_of_two(size / m.critic_patch / 4):
+        why = f"{size} px / patch is halved down to 4, so it must be a power of two up to {size // 4}"
+        raise UserError(f"--model.critic-patch {m.critic_patch}: {why}")
+    if m.patch % 2 ** len(m.detail) or m.critic_patch % 2 ** len(m.detail):
+        patches = f"--model.patch {m.patch} and --model.critic-patch {m.critic_patch}"
+        raise UserError(
+            f"--model.detail {_words(m.detail)}: each halves {patches}; give fewer, or larger patches"
+        )
+    sides = feature_sides(config)
+    if wrong := sorted(set(m.attention) - set(sides)):
+        maps = f"blocks of {size} px work on maps of sides {', '.join(map(str, sides))}"
+        raise UserError(f"--model.attention {_words(tuple(wrong))}: {maps}; take some of these, or none")
+
+
+def _check_dcgan(config: Config) -> None:
+    _check_size(config, 16, "")
+    baseline = "which --model.recipe dcgan does not have"
+    if any(config.loss.contrast):
+        raise UserError(f"--loss.contrast: needs the sentence term, {baseline}; set it to 0 0")
+    if config.optim.muon:
+        raise UserError(f"--optim.muon {config.optim.muon}: is for residual trunks, {baseline}; set it to 0")
+
+
+def feature_sides(config: Config) -> list[int]:
+    """Returns the sides of the feature maps that the upsampling block works on, coarsest first."""
+    return [4 * 2**i for i in range(int(math.log2(config.data.size / config.model.patch / 4)))]
 
 
 def presets() -> list[str]:
-    """Names of the presets, in a checkout or an installed wheel."""
-    return sorted({p.stem for folder in _folders() for p in folder.glob("*.py")})
+    """Returns the names of the presets, the modules of `dallegan.configs`."""
+    folder = importlib.import_module("dallegan.configs").__path__
+    return sorted(module.name for module in pkgutil.iter_modules(folder))
 
 
 def load_preset(name: str) -> Config:
-    """The configuration in `configs/NAME.py`; UserError if there is none."""
-    for folder in _folders():
-        path = folder / f"{name}.py"
-        if name.isidentifier() and path.is_file():
-            spec = importlib.util.spec_from_file_location(f"dallegan_config_{name}", path)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return dataclasses.replace(module.config(), workdir=f"runs/{name}")
-    near = difflib.get_close_matches(name, presets(), 1)
-    raise UserError(f"no preset {name!r}{f'; did you mean {near[0]}?' if near else ''} Presets: {', '.join(presets())}")
+    """Returns the preset `configs/NAME.py`. Raises UserError if there is none."""
+    if name not in presets():
+        near = difflib.get_close_matches(name, presets(), 1)
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(f"no preset {name!r}{meant} Presets: {', '.join(presets())}")
+    config = importlib.import_module(f"dallegan.configs.{name}").config()
+    return dataclasses.replace(config, workdir=f"runs/{name}")
 
 
 def to_json(config: Config) -> str:
-    """The configuration as JSON text."""
+    """Returns the configuration as JSON text."""
     return json.dumps(dataclasses.asdict(config), indent=2)
 
 
+def _number(value: Any) -> Any:
+    """Returns `value`. Raises TypeError for true and false, which Python counts as integers."""
+    if isinstance(value, bool):
+        raise TypeError(f"{json.dumps(value)} is not a number")
+    return value
+
+
+def _tuples(members: dict[str, Any]) -> dict[str, Any]:
+    """Returns the members of a JSON object with tuples in place of lists."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in members.items()}
+
+
 def from_json(text: str) -> Config:
-    """The configuration that `to_json` wrote; UserError where the text is something else."""
+    """Returns the configuration that `to_json` wrote, unchecked. Raises UserError if the text is not one."""
+    strict = dacite.Config(strict=True, type_hooks={int: _number, float: _number})
     try:
-        return _build(Config, json.loads(text))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"not a dallegan configuration: {error}") from None
-
-
-def _build(kind: Any, values: dict[str, Any]) -> Any:
-    fields, defaults = {f.name: f for f in dataclasses.fields(kind)}, kind()
-    if unknown := set(values) - set(fields):
-        raise TypeError(f"unknown settings {', '.join(sorted(unknown))} (written by a newer version?)")
-    made = {}
-    for name, value in values.items():
-        kindof, default = fields[name].type, getattr(defaults, name)
-        made[name] = _build(kindof, value) if dataclasses.is_dataclass(kindof) else tuple(value) if isinstance(value, list) else value
-        if not _fits(made[name], kindof, default):
-            raise TypeError(f"{name} is {value!r}")
-    return kind(**made)
-
-
-def _fits(value: Any, kindof: Any, default: Any) -> bool:
-    """Whether a value from a file is of a field's type."""
-    origin, kinds = get_origin(kindof), get_args(kindof)
-    if origin is Literal:
-        return value in kinds
-    if origin is tuple:
-        some = kinds[-1] is Ellipsis or (isinstance(value, tuple) and len(value) == len(kinds))
-        return isinstance(value, tuple) and some and all(type(v) in (int, kinds[0]) for v in value)
-    return type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-
-
-def flatten(config: Config) -> dict[str, Any]:
-    """{"data.size": 32, ...}."""
-    flat: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(config).items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
-
-
-FREE = ("workdir", "log.", "data.threads", "parallel.strategy", "parallel.fsdp", "parallel.coordinator", "parallel.process")  # beginnings
-
-
-def conflicts(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Returns the settings that differ and may not change when a run resumes, {name: (old, new)}."""
-    a, b = flatten(old), flatten(new)
-    return {name: (a[name], b[name]) for name in a if a[name] != b[name] and not name.startswith(FREE)}
+        values = json.loads(text, object_hook=_tuples)
+        if not isinstance(values, dict):
+            raise TypeError("it is not a JSON object")
+        return dacite.from_dict(Config, values, strict)
+    except dacite.UnexpectedDataError as error:
+        why = f"unknown settings {', '.join(sorted(map(repr, error.keys)))} (written by a newer version?)"
+    except dacite.DaciteFieldError as error:
+        why = f"{error.field_path} is {getattr(error, 'value', None)!r:.100}"
+    except (ValueError, TypeError, RecursionError) as error:
+        why = str(error)
+    raise UserError(f"not a dallegan configuration: {why}")

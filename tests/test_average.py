@@ -30,7 +30,11 @@ def average(model, tmp_path, monkeypatch):
 def test_generators_are_averaged_and_the_last_discriminator_is_kept(average, model):
     made = average("one", "two", "--shares", "0.25", "0.75")
     for player, times in (("generator", 2.5), ("discriminator", 3.0)):
-        jax.tree.map(lambda a, b, n=times: np.testing.assert_allclose(a, n * b, rtol=0.02, atol=1e-6), made.params[player], model.params[player])
+        jax.tree.map(
+            lambda a, b, n=times: np.testing.assert_allclose(a, n * b, rtol=0.02, atol=1e-6),
+            made.params[player],
+            model.params[player],
+        )
 
 
 def test_what_cannot_be_averaged_is_refused(average):

@@ -1,32 +1,38 @@
-"""Bad input is one line on stderr and exit code 2; --help teaches. In this process, as the scripts call it."""
+"""Bad input is a clear message on stderr and exit code 2; --help teaches. All in this process."""
 
 import importlib.util
 import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
 import warnings
 
 import pytest
-import tyro
 from conftest import ROOT
 
+from dallegan import __main__, __version__
 from dallegan.commands import sample, train
-from dallegan.io.cli import parse, run
+from dallegan.io.cli import parse, parse_config, run
 from dallegan.io.files import check_writable, write_atomic
 
 
-def call(script, args, monkeypatch, capsys):
+@pytest.fixture
+def dallegan(monkeypatch, capsys):
+    """Runs a command line: (exit code, stdout, stderr)."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(sys, "argv", [f"{script.__name__.split('.')[-1]}.py", *map(str, args)])
-    try:
-        code = run(script.main)
-    except SystemExit as exit:
-        code = exit.code
-    return code, *capsys.readouterr()
+    monkeypatch.setenv("GLIBC_TUNABLES", "")  # or the command would start this process again
+    monkeypatch.setattr(
+        train, "join", lambda parallel: None
+    )  # must come before JAX is used, which other tests did
+
+    def call(*args):
+        return __main__.main([str(arg) for arg in args]), *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture
@@ -38,19 +44,23 @@ def empty(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["quickstar"], "did you mean quickstart?"),
-        (["../etc"], "no preset '../etc'"),
-        (["--batch", "6"], "--batch 6: does not divide evenly"),
+        (["quickstar"], "no preset 'quickstar'; did you mean quickstart? Presets: "),
+        (["../etc"], "no preset '../etc'. Presets: "),
+        (["--steps", "5", "quickstart"], "'quickstart' is not a flag; name one preset, before all flags"),
+        (["quickstart", "storybook32"], "'storybook32' is not a flag; name one preset, before all flags"),
+        (["--loss.gamma", "1", "0.1", "7"], "'7' is not a flag"),
+        (["--batch", "6"], "--batch 6: does not split evenly"),
         (["--data.size", "40"], "--data.size 40: must be 16"),
         (["--data.source", "folder:/absent"], "no folder /absent"),
         (["--data.source", "folder:{empty}"], "no captioned images in"),
         (["--data.source", "cifar"], "choose storybook, emoji, folder:PATH"),
     ],
 )
-def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
+def test_train_refuses(args, message, empty, tmp_path, dallegan):
     args = [a.format(empty=empty) for a in args]
-    monkeypatch.setattr(train, "join", lambda parallel: None)  # it has to come before JAX is used, which other tests have done
-    code, _, error = call(train, [*args, *(["--workdir", tmp_path / "run"] if args[0].startswith("-") else [])], monkeypatch, capsys)
+    code, _, error = dallegan(
+        "train", *args, *(["--workdir", tmp_path / "run"] if args[0].startswith("-") else [])
+    )
     assert code == 2
     assert message in error
     assert error.startswith("error: ")
@@ -75,30 +85,39 @@ def test_train_refuses(args, message, empty, tmp_path, monkeypatch, capsys):
         (["a cat", "--truncation", "nan"], "the truncation a finite number"),
     ],
 )
-def test_sample_refuses(args, message, empty, monkeypatch, capsys):
+def test_sample_refuses(args, message, empty, monkeypatch, dallegan):
     monkeypatch.setattr(sys, "stdin", None)  # as a shell closes it
-    code, _, error = call(sample, [a.format(empty=empty) for a in args], monkeypatch, capsys)
+    code, _, error = dallegan("sample", *[a.format(empty=empty) for a in args])
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, capsys):
+def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, dallegan):
     give = lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
     give(b" \n\n")
-    assert call(sample, ["-", "--out", tmp_path], monkeypatch, capsys) == (2, "", "error: no prompts on stdin: write one a line\n")
+    assert dallegan("sample", "-", "--out", tmp_path) == (
+        2,
+        "",
+        "error: no prompts on stdin: write one a line\n",
+    )
     give("a cat\n\n一只狗\n".encode() + b"\xff\n")
-    code, out, _ = call(sample, ["-", "--n", 1, "--json", "--out", tmp_path], monkeypatch, capsys)
-    assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["a cat", "一只狗", "\ufffd"])
+    code, out, _ = dallegan("sample", "-", "--n", 1, "--json", "--out", tmp_path)
+    assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (
+        0,
+        ["a cat", "一只狗", "\ufffd"],
+    )
 
 
-def test_a_pipe_gives_prompts_once(tmp_path, monkeypatch, capsys):
+def test_a_pipe_gives_prompts_once(tmp_path, dallegan):
     """As of `--file <(head prompts.txt)`, or /dev/stdin."""
     for text, expected in ((b"a cat\na dog\n", ["a cat", "a dog"]), (b"\n", None)):
         reader, writer = os.pipe()
         os.write(writer, text)
         os.close(writer)
-        code, out, error = call(sample, ["--file", f"/dev/fd/{reader}", "--n", 1, "--json", "--out", tmp_path], monkeypatch, capsys)
+        code, out, error = dallegan(
+            "sample", "--file", f"/dev/fd/{reader}", "--n", 1, "--json", "--out", tmp_path
+        )
         os.close(reader)
         if expected:
             assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, expected)
@@ -107,63 +126,86 @@ def test_a_pipe_gives_prompts_once(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("script", "args", "message"),
+    ("args", "message"),
     [
-        (train, ["--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
-        (sample, ["--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
-        (train, ["--model.widht", "128"], "did you mean --model.width INT?"),
-        (train, ["--steps", "abc"], "--steps: invalid literal for int() with base 10: 'abc' (all flags: train.py quickstart --help)"),
-        (train, ["--loss.adversarial", "wgan"], "invalid choice 'wgan' for argument '--loss.adversarial'"),
-        (train, ["--optim.lr", "1"], "--optim.lr"),
-        (sample, ["a cat", "--n", "many"], "Error parsing --n: invalid literal"),
+        (["train", "--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
+        (["sample", "--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
+        (["train", "--model.widht", "128"], "Perhaps you meant: --model.width INT"),
+        (["train", "--steps", "abc"], "Error parsing --steps: invalid literal for int() with base 10: 'abc'"),
+        (["train", "--steps", "abc"], "see dallegan train quickstart --help"),
+        (["train", "--loss.adversarial", "wgan"], "invalid choice 'wgan' for argument '--loss.adversarial'"),
+        (["train", "--optim.lr", "1"], "Missing value for argument '--optim.lr'"),
+        (["sample", "a cat", "--n", "many"], "Error parsing --n: invalid literal"),
     ],
 )
-def test_bad_flags(script, args, message, monkeypatch, capsys):
-    code, _, error = call(script, args, monkeypatch, capsys)
-    assert code == 2
-    assert message in error
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
+def test_bad_flags(args, message, dallegan):
+    """The parser's own words, in a frame."""
+    code, out, error = dallegan(*args)
+    assert (code, out) == (2, "")
+    assert message in " ".join(re.sub("[╭─╮│╰╯]", " ", error).split())
 
 
-def test_bad_flags_at_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(tyro._fmtlib, "_FORCE_ANSI", True)
-    code, _, error = call(train, ["--model.widht", "128"], monkeypatch, capsys)
-    assert (code, "\x1b" in error, "did you mean --model.width INT?" in error) == (2, False, True)
-
-
-def test_help_teaches(monkeypatch, capsys):
-    code, out, _ = call(train, ["--help"], monkeypatch, capsys)
+def test_help_teaches(dallegan):
+    code, out, _ = dallegan("train", "--help")
     assert code == 0
-    for word in ("storybook64", "--data.source", "--workdir", "--loss.gamma", "runs/quickstart"):
+    for word in ("storybook64", "--data.source", "--workdir", "--loss.gamma", "runs/quickstart", "--debug"):
         assert word in out
-    code, out, _ = call(sample, ["--help"], monkeypatch, capsys)
+    assert len(set(re.findall(r"--[a-z][\w.-]+", out)) - {"--debug"}) <= 60 + 3  # three have a --no- form
+    assert "(default: runs/dcgan-debug)" in dallegan("train", "dcgan", "--debug", "--help")[1]
+    code, out, _ = dallegan("sample", "--help")
     assert code == 0
     for word in ("PROMPT", "--model", "--seed", "--truncation"):
         assert word in out
+
+
+def test_each_setting_has_a_help_text_of_its_own(dallegan):
+    out = dallegan("train", "--help")[1]
+    text = " ".join(re.sub("[╭─╮│╰╯]", " ", out).split())
+    helps = re.findall(r"--[a-z_.-]+ (?:[A-Z]+|\{[^}]*\}|\[[^(]*\]\])(?: [A-Z]+)? (.*?) \(default:", text)
+    assert len(helps) > 50
+    assert len(set(helps)) == len(helps)
+
+
+def test_commands(dallegan):
+    assert dallegan("--version") == (0, f"{__version__}\n", "")
+    for args in ([], ["--help"], ["-h"]):
+        code, out, error = dallegan(*args)
+        assert (code, error) == (0, "")
+        for command in __main__.COMMANDS:
+            assert f"  {command} " in out
+    code, out, error = dallegan("trian")
+    assert (code, out) == (2, "")
+    assert error.startswith("error: no command 'trian'; did you mean train? Commands: train, sample, ")
+
+
+def test_words_that_only_look_like_presets():
+    """A flag's value may be a preset's name."""
+    config = parse_config(["--workdir", "quickstart", "--init-from", "dcgan"])
+    assert (config.workdir, config.init_from) == ("quickstart", "dcgan")
 
 
 def test_what_the_system_denies_is_one_line(capsys):
     def refused():
         raise PermissionError(13, "Permission denied", "/denied/x.png")
 
-    def away():
+    def stale():
         raise OSError(116, "Stale file handle")
 
-    def crowded():
+    def too_large():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes\nof many")
 
-    def broken():
+    def defect():
         raise RuntimeError("INTERNAL: a defect")
 
-    assert run(refused) == run(crowded) == 2
-    assert run(away) == 1  # the launcher may start it again
+    assert run(refused) == run(too_large) == 2
+    assert run(stale) == 1  # the launcher may start it again
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == "error: /denied/x.png: Permission denied"
-    assert second.startswith("error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes). Training needs less with")
+    reason = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"
+    assert second.startswith(f"error: out of memory ({reason}). Training needs less with")
     assert third == "error: the system says: Stale file handle"
     with pytest.raises(RuntimeError):
-        run(broken)
+        run(defect)
 
 
 def test_a_reader_that_is_gone_is_no_error():
@@ -171,7 +213,9 @@ def test_a_reader_that_is_gone_is_no_error():
     env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     reads, writes = os.pipe()
     os.close(reads)
-    done = subprocess.run([sys.executable, "-c", script], stdout=writes, stderr=subprocess.PIPE, env=env, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=writes, stderr=subprocess.PIPE, env=env, check=False
+    )
     os.close(writes)
     assert (done.returncode, done.stderr) == (1, b"")
     shell = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, script]
@@ -196,8 +240,12 @@ def test_a_terminal_without_chinese(monkeypatch):
 def test_home_is_expanded(monkeypatch):
     """Shells leave it as it is in --out=~/pictures."""
     monkeypatch.setenv("HOME", "/home/me")
-    assert parse(sample.Args, "sample.py", args=["a cat", "--out=~/pictures"]).out == pathlib.Path("/home/me/pictures")
-    assert parse(sample.Args, "sample.py", args=["a cat", "--out=~nobody-at-all/x"]).out == pathlib.Path("~nobody-at-all/x")
+    assert parse(sample.Args, "dallegan sample", args=["a cat", "--out=~/pictures"]).out == pathlib.Path(
+        "/home/me/pictures"
+    )
+    assert parse(
+        sample.Args, "dallegan sample", args=["a cat", "--out=~nobody-at-all/x"]
+    ).out == pathlib.Path("~nobody-at-all/x")
 
 
 def test_a_file_is_written_through_links_and_into_pipes(tmp_path):
@@ -224,12 +272,35 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path, platform):
     if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
         pytest.skip("may be there")
     command = [sys.executable, ROOT / "sample.py", "a bear", "--out", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": platform}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": platform}, check=False
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(f"error: JAX_PLATFORMS={platform}, and no such device can be used here")
 
 
 def test_as_a_real_process(tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "train.py", "nonsense"], capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "nonsense"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: no preset 'nonsense'")
+
+
+@pytest.mark.slow
+def test_debug_goes_through_a_whole_run(tmp_path):
+    command = [sys.executable, ROOT / "train.py", "--debug"]
+    subprocess.run(command, cwd=tmp_path, env=os.environ, check=True)
+    workdir = tmp_path / "runs" / "quickstart-debug"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 11))
+    assert sum("alignment" in line for line in lines) == 2
+    assert len(list((workdir / "samples").glob("*.png"))) == 2
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} >= {"5", "10"}
+    again = subprocess.run(command, cwd=tmp_path, env=os.environ, check=True, capture_output=True, text=True)
+    assert "is complete" in again.stdout
