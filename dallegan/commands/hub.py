@@ -74,7 +74,7 @@ class Upload:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ORG/NAME")]
     """the repository; it is made if it does not exist"""
     license: str = "other"  # of the weights, as the Hub abbreviates it: apache-2.0, cc-by-4.0, ...
-    private: bool = False  # if the repository is made: only you can see it
+    private: bool = False  # make a repository that only you can see
     card: pathlib.Path | None = None  # your own README.md, instead of a generated one
 
 

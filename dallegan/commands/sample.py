@@ -60,9 +60,7 @@ class Args:
     frames: int = 24  # of an animation, one way
     out: pathlib.Path = pathlib.Path("samples")  # directory for the files, which are named after the prompts
     format: Format = "png"  # of the images; both formats are lossless
-    size: int = (
-        128  # least width of an image on the sheet, pixels; small images are enlarged by whole factors
-    )
+    size: int = 128  # least width of an image on the sheet, pixels; small images are enlarged
     overwrite: bool = False  # write over other files of the same names; without, a new file is called NAME-2
     json: bool = False  # print a JSON object per image (path, prompt, seed, index, score) instead of its path
     show: bool = False  # open the sheet in the system's viewer
