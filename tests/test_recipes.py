@@ -1,10 +1,10 @@
 """The recipes run: the chain to storybook-64 with a few steps a stage, and the help of each script."""
 
+import importlib
 import json
 import os
 import pathlib
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -25,8 +25,9 @@ CHAIN = RECIPES / "storybook-64.sh"
 @pytest.mark.parametrize("script", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
 def test_each_script_explains_itself(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(str(RECIPES))
     with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(script))["main"]()
+        importlib.import_module(script.stem).main()
     assert stop.value.code == 0
     assert f"usage: recipes/{script.name}" in capsys.readouterr().out
 
