@@ -4,8 +4,8 @@
 #   recipes/storybook-64.sh            makes runs/storybook-64: weights, evaluation.json, README.md (the card)
 #   recipes/storybook-64.sh --smoke    tries all stages with a few steps of a small network, in runs/smoke
 #
-# The same command again resumes: a complete stage is skipped, and a stopped one goes on where it stopped. RUNS names
-# another directory. The storybook draws its own data. KID, precision and recall need the extra `eval`.
+# The same command again resumes: a complete stage is skipped, and a stopped one goes on where it stopped. RUNS
+# names another directory. The storybook draws its own data. KID, precision and recall need the extra `eval`.
 # Each run starts from the one before, mostly with a smaller weight of R1 and R2: images get cleaner.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,6 +45,7 @@ run() {
 
 # stop_at STEP NAME COMMAND...: trains the run NAME, and stops it at STEP as Ctrl-C would.
 stop_at() {
+    if [ "$(last_step "$2")" -ge "$1" ]; then return; fi
     "${@:3}" &
     while kill -0 $! 2>/dev/null && [ "$(last_step "$2")" -lt "$1" ]; do sleep 2; done
     kill -TERM $! 2>/dev/null || true
@@ -53,18 +54,17 @@ stop_at() {
 
 # train NAME PRESET STEPS [until STEP] FLAG...: a training run in $RUNS/NAME.
 train() {
-    local name=$1 preset=$2 steps=$3 stop=()
+    local name=$1 preset=$2 steps=$3 end=$3 start=(command)
     shift 3
-    local end=$steps
     if [ "${1:-}" = until ]; then
-        end=$2 stop=(stop_at "$2" "$name")
+        end=$2 start=(stop_at "$2" "$name")
         shift 2
     fi
     if [ -n "$SMOKE" ]; then
-        steps=3 end=3 stop=()
+        steps=3 end=3 start=(command)
         set -- "$@" "${SMALL[@]}"
     fi
-    stage "$name" run "$name" "$end" "${stop[@]}" \
+    stage "$name" run "$name" "$end" "${start[@]}" \
         "$PYTHON" train.py "$preset" --workdir "$RUNS/$name" --steps "$steps" "$@"
 }
 
@@ -115,5 +115,6 @@ stage storybook-64 "$PYTHON" recipes/average.py "$RUNS/fine64-average" "$RUNS/fi
     --out "$model"
 measure=(--n 2000)
 if [ -n "$SMOKE" ]; then measure=(--n 50 --features none); fi
-stage evaluation "$PYTHON" -m dallegan evaluate --model "$model" "${measure[@]}" --json "$model/evaluation.json"
-stage card "$PYTHON" recipes/card.py "$model" "$model/evaluation.json"
+report=$model/evaluation.json
+stage evaluation "$PYTHON" -m dallegan evaluate --model "$model" --json "$report" "${measure[@]}"
+stage card "$PYTHON" recipes/card.py "$model" "$report"
