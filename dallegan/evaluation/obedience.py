@@ -80,7 +80,7 @@ def r_precision(read: Facts, named: Facts, seed: int = 0) -> float:
     def likelihood(column: jax.Array) -> jax.Array:
         return judge.log_likelihood(read, jax.tree.map(lambda x: jnp.asarray(x)[column], named))
 
-    return float(metrics.r_precision(jax.vmap(likelihood, 1, 1)(candidates)))
+    return float(metrics.r_precision(jax.vmap(likelihood, 1, 1)(jnp.asarray(candidates))))
 
 
 def combinations(model: Model, params: judge.Params, seed: int) -> Report:
@@ -110,8 +110,8 @@ def _failed(
     images = draw(model, [caption.text for _, caption in pairs], tries, seed, "combinations")
     repeated = [pair for pair in pairs for _ in range(tries)]
     named = judge.encode_facts(*zip(*repeated, strict=True))
-    correct = correct_attributes(read_images(params, images), named)["all"].reshape(-1, tries).any(1)
-    return [pair for pair, is_correct in zip(pairs, correct, strict=True) if not is_correct]
+    correct = correct_attributes(read_images(params, images), named)["all"].reshape(-1, tries)
+    return [pair for pair, tried in zip(pairs, correct, strict=True) if not tried.any()]
 
 
 def make_quick(config: Config, source: Source, n: int = 256) -> Callable[[Model], Report] | None:

@@ -24,13 +24,13 @@ from dallegan.run.metrics_file import Line, evaluated, read_metrics
 NEEDED = "jinja2", "matplotlib"
 GRIDS = 8  # most sample grids shown, evenly over the run
 TEMPLATE = pathlib.Path(__file__).parent / "report.html.j2"
-TITLES = {
+TITLES: dict[str, str] = {
     "alignment": "alignment: fraction of captions drawn with every attribute right",
     "match_gap": "match gap: score of a real image with its own caption less that with another",
     "images_per_second": "images per second",
 }
 # the charts of one run: title and read-outs
-CHARTS = {
+CHARTS: dict[str, tuple[str, ...]] = {
     TITLES["alignment"]: (
         "alignment",
         *(f"alignment_{name}" for name in ("kind", "colour", "size", "place")),
