@@ -9,7 +9,7 @@ import numpy as np
 from dallegan.config import Config
 from dallegan.data.source import Source
 from dallegan.errors import UserError
-from dallegan.tokenizer import SentenceVectors, Tokenizer
+from dallegan.tokenizer import SentenceVectors, TextInput, Tokenizer
 
 HostBatch = dict[str, np.ndarray]
 SOURCES = "storybook, emoji, folder:PATH, webdataset:PATTERN, tfds:NAME or arrayrecord:DIR"
@@ -60,11 +60,11 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
     raise UserError(f"--data.source {data.source!r}: choose {SOURCES}")
 
 
-def make_tokenizer(source: Source, config: Config) -> Tokenizer:
-    """Returns the tokenizer of a run.
+def make_tokenizer(source: Source, config: Config) -> TextInput:
+    """Returns the text input of a run: a tokenizer, or `SentenceVectors` with `--text.encoder frozen`.
 
-    It is the source's own for `text.vocab` if it has one, else one trained on the source's captions. With
-    `--text.encoder frozen` the pretrained encoder's `SentenceVectors` take its place.
+    The tokenizer is the source's own for `text.vocab` if it has one, else one trained on the source's
+    captions.
     """
     if config.text.encoder == "frozen":
         return SentenceVectors()
@@ -74,7 +74,7 @@ def make_tokenizer(source: Source, config: Config) -> Tokenizer:
 
 
 def make_dataset(
-    source: Source, tokenizer: Tokenizer, config: Config, shard: int = 0, shards: int = 1
+    source: Source, tokenizer: TextInput, config: Config, shard: int = 0, shards: int = 1
 ) -> grain.MapDataset:
     """Returns a data set whose element s is this process's rows of the global batch of step s.
 
