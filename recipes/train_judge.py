@@ -138,7 +138,10 @@ def make_step(args: Args, adam: optax.GradientTransformation) -> Callable[..., t
 def train(args: Args, data: Sets) -> Params:
     """Returns the trained parameters."""
     key = jax.random.key(args.seed)
-    params = load_judge(args.start) if args.start else Judge().init(key, jnp.zeros((1, 64, 64, 3)))
+    if args.start:
+        params = load_judge(args.start)
+    else:  # without the marks of hidden kernels, which are for Muon
+        params = {"params": Judge().init(key, jnp.zeros((1, 64, 64, 3)))["params"]}
     adam = optax.adam(optax.warmup_cosine_decay_schedule(0, args.lr, 200, args.steps, args.lr / 100))
     state = params, adam.init(params)
     batch = functools.partial(make_batch, data, args)
