@@ -227,9 +227,11 @@ def _check_bounds(name: str, value: Any, marks: tuple[Any, ...]) -> None:
     if len(values) > MOST_VALUES:
         raise UserError(f"{flag}: has {len(values)} values; {MOST_VALUES} are the most")
     numbers = [v for v in values if isinstance(v, int | float)]
-    low = max((m.ge for m in marks if isinstance(m, Ge)), default=-math.inf)
-    high = min((m.le for m in marks if isinstance(m, Le)), default=math.inf)
-    below = min((m.lt for m in marks if isinstance(m, Lt)), default=math.inf)
+    bounds: dict[str, Any] = {}
+    for mark in marks:
+        if isinstance(mark, Ge | Le | Lt):
+            bounds |= dataclasses.asdict(mark)  # {"ge": 1}
+    low, high, below = bounds.get("ge", -math.inf), bounds.get("le", math.inf), bounds.get("lt", math.inf)
     if all(low <= v <= high and v < below for v in numbers):  # below infinity; false for NaN
         return
     if high < math.inf or below < math.inf:
