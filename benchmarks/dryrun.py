@@ -98,7 +98,7 @@ def main() -> None:
     args = parse(Args, "benchmarks/dryrun.py")
     on = devices(args.topology)
     from dallegan.config import load_preset
-    from dallegan.run.processes import about
+    from dallegan.run.machine import about
 
     config = load_preset(args.preset)
     rows, usual = [], config.model.width

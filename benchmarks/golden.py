@@ -24,7 +24,7 @@ from dallegan.config import load_preset
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.optim import make_optimizer
 from dallegan.parallel import make_runner
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 from dallegan.sampling import make_gan
 
 FILE = pathlib.Path(__file__).parent / "results" / "golden.json"

@@ -1,4 +1,6 @@
-"""What doubling the pictures of a model gave: distances at the larger size, and, shrunk to half, at the smaller, beside other ways to enlarge.
+"""What doubling a model's images gave: distances at the larger size and, shrunk to half, at the smaller one.
+
+Other ways to enlarge the smaller model's images stand beside it.
 
 python benchmarks/grown.py > benchmarks/results/grown.json
 """
@@ -15,7 +17,7 @@ from dallegan.data.storybook.scenes import Storybook
 from dallegan.evaluation.features import make_features
 from dallegan.evaluation.measure import distances
 from dallegan.io.cli import parse, run
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 
 SHOWN = ("kid", "precision", "recall", "coverage")
 NOISE = 2.0  # deviation, of 255
@@ -32,7 +34,7 @@ class Args:
 
 
 def resized(images: np.ndarray, side: int, way: Way) -> np.ndarray:
-    """uint8[N, side, side, 3]."""
+    """Returns the images as uint8[N, side, side, 3]."""
     return np.stack([np.asarray(Image.fromarray(image).resize((side, side), way)) for image in images])
 
 
@@ -41,26 +43,30 @@ def main() -> None:
     args, features = parse(Args, "grown.py"), make_features()
     large, small = dallegan.load(args.model), dallegan.load(args.origin)
     side, half = large.config.data.size, small.config.data.size
-    pictures = lambda size, start: [Storybook(size, "test").example(i) for i in range(start, start + args.n)]
-    examples = pictures(side, 0)
-    captions, real = [e.caption for e in examples], np.stack([e.image for e in examples])
-    others, halves = (np.stack([e.image for e in pictures(size, start)]) for size, start in ((side, args.n), (half, 0)))
+    stack = lambda some: np.stack([example.image for example in some])
+    examples_from = lambda start, size: [Storybook(size, "test").example(start + i) for i in range(args.n)]
+    examples = examples_from(0, side)
+    captions, real = [example.caption for example in examples], stack(examples)
+    others, real_halves = stack(examples_from(args.n, side)), stack(examples_from(0, half))
     drawn, before = large.sample(captions), small.sample(captions)
-    noisy = np.clip(np.round(real + np.random.default_rng(0).normal(0, NOISE, real.shape)), 0, 255).astype(np.uint8)
-    rows = {
-        f"other real pictures of {side} px": others,
-        f"real pictures with noise of deviation {NOISE:g}": noisy,
-        "real pictures, shrunk and enlarged": resized(resized(real, half, Way.BOX), side, Way.BILINEAR),
+    noise = np.random.default_rng(0).normal(0, NOISE, real.shape)
+    noisy = np.clip(np.round(real + noise), 0, 255).astype(np.uint8)
+    halved = resized(drawn, half, Way.BOX)
+    full_size = {
+        f"other real images of {side} px": others,
+        f"real images with noise of deviation {NOISE:g}": noisy,
+        "real images, shrunk and enlarged": resized(resized(real, half, Way.BOX), side, Way.BILINEAR),
         args.model: drawn,
-        f"{args.model}, shrunk and enlarged": resized(resized(drawn, half, Way.BOX), side, Way.BILINEAR),
-        **{f"{args.origin}, enlarged ({way.name.lower()})": resized(before, side, way) for way in (Way.NEAREST, Way.BILINEAR, Way.LANCZOS)},
+        f"{args.model}, shrunk and enlarged": resized(halved, side, Way.BILINEAR),
     }
-    shrunk = {f"{args.model}, shrunk to {half} px": resized(drawn, half, Way.BOX), f"{args.origin}, at {half} px": before}
+    for way in (Way.NEAREST, Way.BILINEAR, Way.LANCZOS):
+        full_size[f"{args.origin}, enlarged ({way.name.lower()})"] = resized(before, side, way)
+    half_size = {f"{args.model}, shrunk to {half} px": halved, f"{args.origin}, at {half} px": before}
     found = {}
-    for truth, made in ((real, rows), (halves, shrunk)):
-        seen = features.of_real(truth)
-        for name, images in made.items():
-            measured = distances(seen, features.extract(images), features.frechet)
+    for truth, rows in ((real, full_size), (real_halves, half_size)):
+        truth_features = features.extract_cached(truth)
+        for name, images in rows.items():
+            measured = distances(truth_features, features.extract(images), features.frechet)
             found[name] = {k: float(measured[k]) for k in SHOWN}
             print(name, found[name], file=sys.stderr, flush=True)
     print(json.dumps(about() | {"n": args.n, "rows": found}, indent=1))

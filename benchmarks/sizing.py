@@ -18,7 +18,7 @@ import jax
 from dallegan.config import load_preset
 from dallegan.io.cli import parse, run
 from dallegan.optim import make_optimizer
-from dallegan.run.processes import about
+from dallegan.run.machine import about
 from dallegan.sampling import make_gan
 from dallegan.state import init_state
 from dallegan.steps import make_train_step

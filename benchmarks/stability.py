@@ -27,11 +27,11 @@ from dallegan.config import Config, DataConfig, LogConfig, load_preset
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.evaluation.judge import load_judge
-from dallegan.evaluation.obedience import Judged, said_by
+from dallegan.evaluation.obedience import caption_facts, obedience, read_images
 from dallegan.io.cli import parse, run
 from dallegan.loop import train
 from dallegan.run.log import Diverged
-from dallegan.run.processes import about, restart_with_huge_pages
+from dallegan.run.machine import about, restart_with_huge_pages
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "stability.jsonl"
 CASES: dict[str, dict] = {
@@ -96,7 +96,7 @@ def survives(config: Config, count: int) -> dict[str, object]:
         json.loads(line) for line in (pathlib.Path(config.workdir) / "metrics.jsonl").read_text().splitlines()
     ]
     within, across = float(many.std(1).mean()), float(one.reshape(count, -1).astype(np.float32).std(0).mean())
-    obedience = Judged(load_judge(), one).obedience(said_by(examples))
+    obeyed = obedience(read_images(load_judge(), one), caption_facts(examples))
     found = {
         "skipped": lines[-1]["skipped"],
         "images_per_second": round(float(np.median([line["images_per_second"] for line in lines])), 1),
@@ -105,7 +105,7 @@ def survives(config: Config, count: int) -> dict[str, object]:
         {"diverged": False}
         | found
         | {"within": round(within, 2), "across": round(across, 2)}
-        | {k: obedience[k] for k in ("alignment", "kind", "pose")}
+        | {k: obeyed[k] for k in ("alignment", "kind", "pose")}
     )
 
 

@@ -25,7 +25,7 @@ from dallegan.models.gan import Gan
 from dallegan.models.layers import to_float
 from dallegan.optim import make_optimizer
 from dallegan.parallel import Runner, make_runner
-from dallegan.run.processes import about, restart_with_huge_pages
+from dallegan.run.machine import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
 from dallegan.state import GanState
 from dallegan.steps import Batch, penalty_stride

@@ -1,4 +1,7 @@
-"""dallegan: the open JAX text-to-image GAN. `load` a model, `model.sample` captions; everything under it is pure functions."""
+"""dallegan, the open JAX text-to-image GAN.
+
+`load` returns a trained model, and `model.sample` draws captions. Everything below is pure functions.
+"""
 
 from dallegan.errors import UserError
 from dallegan.sampling import Model, load

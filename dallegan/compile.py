@@ -1,11 +1,12 @@
 """How programs are compiled: XLA's options and the dtype of the computation, by device."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 TRAIN: dict[str, Any] = {
     # XLA's YNNPACK fusions halve the speed of a 3×3 convolution's weight gradient, and win for plain products
@@ -39,6 +40,16 @@ def _is_known(name: str, value: Any) -> bool:
 def jit_sample(function: Callable[..., Any], static: tuple[int, ...] = ()) -> Callable[..., Any]:
     """Returns `function` under jit, compiled for a few hundred forward calls (`SAMPLE`)."""
     return jax.jit(function, static_argnums=static, compiler_options=options(SAMPLE))
+
+
+def chunks(total: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Yields the rows of each chunk of `total` rows, and how many of them count.
+
+    Every chunk has `size` rows, so that one program is compiled for all of them: the last chunk is filled up
+    with the last row.
+    """
+    for start in range(0, total, size):
+        yield np.minimum(np.arange(start, start + size), total - 1), min(size, total - start)
 
 
 def compute_dtype(precision: str) -> Any:

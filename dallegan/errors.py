@@ -1,24 +1,31 @@
-"""The one exception that a user, not a bug, causes; and which of the system's errors stay."""
+"""The exceptions that users cause, not bugs, and which of the system's errors are permanent."""
 
 import errno
 
-STAY = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)  # those of buckets have no number
-STAYS = {errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+# file systems in buckets raise these classes without an errno
+PERMANENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+PERMANENT_ERRNO = {errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 class UserError(Exception):
-    """Bad input. The entry points print it as one line on stderr and exit with 2."""
+    """Bad input. The command line prints it as one line on stderr and exits with code 2."""
 
 
 class TransientError(UserError):
-    """What another try may mend, such as a bucket that is busy: the command line exits 1 on it, so that a launcher starts again."""
+    """A failure that another try may mend, such as a busy bucket.
+
+    The command line exits with code 1, so that a launcher starts the command again.
+    """
 
 
 def is_permanent(error: OSError) -> bool:
-    """Whether the system denies it until somebody changes something; another try may mend the rest, such as a file system that is away."""
-    return isinstance(error, STAY) or error.errno in STAYS
+    """Returns True if the operation will fail until somebody changes something, for example a missing file.
+
+    Returns False if another try may succeed, for example on a file system that is not mounted at the moment.
+    """
+    return isinstance(error, PERMANENT) or error.errno in PERMANENT_ERRNO
 
 
 def as_user_error(error: OSError, message: str) -> UserError:
-    """The message, to be raised for the error: as one that another try may mend, unless the error stays."""
+    """Returns the exception to raise: UserError if `error` is permanent, otherwise TransientError."""
     return (UserError if is_permanent(error) else TransientError)(message)

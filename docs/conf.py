@@ -1,13 +1,13 @@
-"""Sphinx: sphinx-build -W docs docs/_build"""
+"""Configures Sphinx. Build with: sphinx-build -W docs docs/_build."""
 
 import re
 
 import dallegan
 
 project = "dallegan"
-author = "the authors of dallegan"
+author = "The dallegan authors"
 version = release = dallegan.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -21,12 +21,14 @@ templates_path: list[str] = []
 
 
 def escape(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with code in backticks: outside of it, what reStructuredText would take for markup is meant as it is."""
+    """Escapes reStructuredText's markup in docstrings, which are plain text with code in backticks."""
     for i, line in enumerate(lines):
         pieces = re.split(r"(`[^`]*`)", line)
-        lines[i] = "".join(piece if piece.startswith("`") else re.sub(r"([*|_@\\])", r"\\\1", piece) for piece in pieces)
+        lines[i] = "".join(
+            piece if piece.startswith("`") else re.sub(r"([*|_@\\])", r"\\\1", piece) for piece in pieces
+        )
 
 
 def setup(app: object) -> None:
-    """Connects `escape`."""
-    app.connect("autodoc-process-docstring", escape)  # type: ignore[attr-defined]
+    """Connects `escape`, before napoleon reads the sections of a docstring."""
+    app.connect("autodoc-process-docstring", escape, priority=400)  # type: ignore[attr-defined]

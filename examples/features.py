@@ -1,5 +1,5 @@
 # %% [markdown]
-# The discriminator has learned to tell whether picture and caption belong together: its features retrieve captions for pictures.
+# Retrieves the captions of images: the discriminator has learned which images and captions belong together.
 
 # %%
 import jax
@@ -18,14 +18,16 @@ tokens = model.tokenizer.encode([e.caption for e in examples])
 
 # %%
 @jax.jit
-def table(images, tokens):
-    """f32[B, K]: how well each picture fits each caption, and the features f32[B, F] that say so."""
-    seen = gan.image_features(params, images)
-    return gan.match(params, seen.whole, gan.encode_caption(params, tokens).sentence), seen.whole
+def match_all(images, tokens):
+    """Returns f32[B, K], how well each image fits each caption, and the features f32[B, F] of the images."""
+    features = gan.image_features(params, images).whole
+    return gan.match(params, features, gan.encode_caption(params, tokens).sentence), features
 
 
-match, features = table(images, tokens)
+match, features = match_all(images, tokens)
 found = np.argmax(np.asarray(match), 1)
 same = [examples[i].caption == examples[j].caption for i, j in enumerate(found)]
-print(f"features: {features.shape}; {np.mean(same):.0%} of 64 real pictures find their own caption among all (chance: 2 %)")
+print(
+    f"features: {features.shape}; {np.mean(same):.0%} of 64 real images find their own caption (chance: 2 %)"
+)
 assert np.mean(same) > 0.2

@@ -1,5 +1,5 @@
 # %% [markdown]
-# A picture to the noise that draws it: gradient descent through the generator and the decoder.
+# Finds the noise that draws a given image: gradient descent through the generator and the decoder.
 
 # %%
 import os
@@ -21,7 +21,7 @@ wanted = model.sample(CAPTION, seed=7).astype("float32") / 127.5 - 1  # f32[1, H
 
 # %%
 def loss(noise: jax.Array) -> jax.Array:
-    """How far from the picture, and from where noise lies."""
+    """Returns the squared distance from the image, plus a small penalty that keeps the noise near 0."""
     return jnp.mean((gan.synthesize(params, tokens, noise) - wanted) ** 2) + 1e-3 * jnp.mean(noise**2)
 
 
@@ -30,7 +30,7 @@ adam = optax.adam(0.01)
 
 @jax.jit
 def step(noise, state):
-    """One step of Adam."""
+    """Takes one step of Adam."""
     value, gradient = jax.value_and_grad(loss)(noise)
     update, state = adam.update(gradient, state)
     return noise + update, state, value
@@ -41,5 +41,5 @@ state = adam.init(noise)
 first = float(loss(noise))
 for _ in range(STEPS):
     noise, state, value = step(noise, state)
-print(f"squared distance: {first:.4f} at no noise, {float(value):.4f} after {STEPS} steps")
+print(f"squared distance: {first:.4f} at noise 0, {float(value):.4f} after {STEPS} steps")
 assert float(value) < first

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from dallegan.run.machine import about, restart_with_huge_pages
 from tqdm import tqdm
 
 from dallegan.compile import TRAIN, options
@@ -42,6 +41,7 @@ from dallegan.evaluation.judge import (
 from dallegan.io.cli import parse, run
 from dallegan.io.weights import write_weights
 from dallegan.models.layers import to_float
+from dallegan.run.machine import about, restart_with_huge_pages
 
 RENDERS = 500  # images that a worker renders at once
 CHUNK = 250  # images that are classified at once

@@ -47,7 +47,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_quickly(tmp_path_factory):
-    """Compiles without LLVM's optimizations, and each program once for all tests, as compiling takes longest."""
+    """Compiles without LLVM's optimizations, and each program once for all tests, since compiling is slow."""
     folder = str(tmp_path_factory.mktemp("xla"))
     os.environ["XDG_CACHE_HOME"] = str(
         tmp_path_factory.mktemp("cache")
@@ -141,3 +141,13 @@ def model():
         jax.jit(gan.init)(jax.random.key(0)),
     )
     return Model(gan, params, tokenizer, config)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The directory of the smallest run, trained to its end. Leave it as it is."""
+    from dallegan.loop import train
+
+    workdir = tmp_path_factory.mktemp("run") / "done"
+    train(tiny(workdir=str(workdir)))
+    return workdir

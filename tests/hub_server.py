@@ -1,4 +1,4 @@
-"""A server that speaks as much of the Hugging Face Hub's protocol as a download and an upload need, over real HTTP."""
+"""A server for the part of the Hugging Face Hub's protocol that downloads and uploads need."""
 
 import base64
 import contextlib
@@ -10,15 +10,15 @@ import threading
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """`server.repositories`: {"org/name": {"file": bytes}}; `server.log`: ["METHOD path", ...]."""
+    """Serves `server.repositories`, {"org/name": {"file": bytes}}; logs "METHOD path" to `server.log`."""
 
     protocol_version = "HTTP/1.1"
 
     def answer(self, status, body=b"", **headers):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(data))} | {k.replace("_", "-"): str(v) for k, v in headers.items()}).items():
-            self.send_header(name, value)
+        for name, value in ({"Content-Length": len(data)} | headers).items():
+            self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
@@ -32,13 +32,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
             if (files := self.files(about[1])) is None:
                 return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
             if "/tree/" in self.path:
-                return self.answer(200, [{"type": "file", "path": f, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for f, d in files.items()])
-            return self.answer(200, {"id": about[1], "sha": self.commit(files), "siblings": [{"rfilename": f} for f in files]})
+                about_file = lambda d: {"type": "file", "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                return self.answer(200, [{"path": f} | about_file(d) for f, d in files.items()])
+            siblings = [{"rfilename": f} for f in files]
+            return self.answer(200, {"id": about[1], "sha": self.commit(files), "siblings": siblings})
         if file := re.match(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", self.path):
             data = (self.files(file[1]) or {}).get(file[2])
             if data is None:
                 return self.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
-            return self.answer(200, data, ETag=f'"{hashlib.sha1(data).hexdigest()}"', X_Repo_Commit=self.commit(self.files(file[1])))
+            etag, commit = f'"{hashlib.sha1(data).hexdigest()}"', self.commit(self.files(file[1]))
+            return self.answer(200, data, ETag=etag, X_Repo_Commit=commit)
         return self.answer(404, {"error": self.path})
 
     do_HEAD = do_GET
@@ -46,6 +49,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.server.log.append(f"{self.command} {self.path}")
         data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.headers.get("Authorization") == "Bearer hf_busy":
+            return self.answer(429, {"error": "Too many requests"})
         if self.headers.get("Authorization") != "Bearer hf_secret":
             return self.answer(401, {"error": "Invalid username or password."})
         if self.path == "/api/repos/create":
@@ -56,18 +61,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if self.path == "/api/validate-yaml":
             return self.answer(200, {"errors": [], "warnings": []})
         if "/preupload/" in self.path:
-            return self.answer(200, {"files": [f | {"uploadMode": "regular", "shouldIgnore": False} for f in json.loads(data)["files"]]})
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            return self.answer(200, {"files": [f | mode for f in json.loads(data)["files"]]})
         if commit := re.match(r"/api/models/([^/]+/[^/]+)/commit/", self.path):
             for line in map(json.loads, data.splitlines()):
                 if line["key"] == "file":
                     self.files(commit[1])[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            where = f"http://{self.headers['Host']}/{commit[1]}"
-            return self.answer(200, {"commitUrl": f"{where}/commit/{self.commit(self.files(commit[1]))}", "commitOid": self.commit(self.files(commit[1]))})
+            oid = self.commit(self.files(commit[1]))
+            url = f"http://{self.headers['Host']}/{commit[1]}/commit/{oid}"
+            return self.answer(200, {"commitUrl": url, "commitOid": oid})
         return self.answer(404, {"error": self.path})
 
     @staticmethod
     def commit(files):
-        return hashlib.sha1(repr(sorted((n, hashlib.sha1(d).hexdigest()) for n, d in files.items())).encode()).hexdigest()
+        hashes = sorted((name, hashlib.sha1(data).hexdigest()) for name, data in files.items())
+        return hashlib.sha1(repr(hashes).encode()).hexdigest()
 
     def log_message(self, *_):
         pass
@@ -75,7 +83,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve():
-    """The server, at `server.url`."""
+    """Yields a running server, whose address is `server.url`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repositories, server.log, server.url = {}, [], f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,7 @@
-"""Bad data never crash: of 3,500 damaged pictures, tars, lines, captions and records, each is read, skipped by name, or one UserError."""
+"""Bad data never crash: 3,500 damaged files, lines, captions and records.
+
+Each is read, skipped by name, or one UserError.
+"""
 
 import io
 import json
@@ -11,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_arrayrecord import write
 from test_tfds import Toy
-from test_webdataset import picture, sample, write_tar
+from test_webdataset import image_file, sample, write_tar
 
 from dallegan.data.arrayrecord import ArrayRecord
+from dallegan.data.file_source import MAX_CAPTION, READ_ERRORS, clean_captions
 from dallegan.data.folder import Folder
-from dallegan.data.source import MAX_CAPTION, UNREADABLE, usable
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.data.tfds import Tfds
 from dallegan.data.webdataset import WebDataset
@@ -25,8 +28,14 @@ from dallegan.tokenizer import Tokenizer
 
 
 def times(n):
-    """The same n examples at each run."""
-    return settings(max_examples=n, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    """Tries the same n examples at each run."""
+    return settings(
+        max_examples=n,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 edits = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4)
@@ -34,7 +43,7 @@ cuts = st.one_of(st.just(1.0), st.floats(0, 1))
 
 
 def damaged(whole, edits, cut=1.0, pad=False):
-    """The bytes with some changed, all but the first part cut off or blanked."""
+    """Returns the bytes with some changed, and all but the first part cut off or blanked."""
     data = bytearray(whole)
     for place, value in edits:
         data[int(place * len(data))] = value
@@ -43,15 +52,23 @@ def damaged(whole, edits, cut=1.0, pad=False):
 
 
 def files():
-    image = Image.open(io.BytesIO(picture(0)))
+    image = Image.open(io.BytesIO(image_file(0)))
     exif = Image.Exif()
     exif[0x0112] = 6
     deep = Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 160)
     for kind, shown, options in (
-        ("JPEG", image, {"exif": exif}), ("JPEG", image, {"progressive": True}), ("JPEG", image.convert("CMYK"), {}), ("PNG", image, {}), ("PNG", deep, {}),
-        ("PNG", image.convert("P"), {"transparency": 3}), ("WEBP", image.convert("RGBA"), {}), ("GIF", image, {"save_all": True, "append_images": [image]}),
-        ("TIFF", image, {"compression": "tiff_lzw"}), ("BMP", image, {}), ("PNG", image, {"save_all": True, "append_images": [image]}),
-    ):  # fmt: skip
+        ("JPEG", image, {"exif": exif}),
+        ("JPEG", image, {"progressive": True}),
+        ("JPEG", image.convert("CMYK"), {}),
+        ("PNG", image, {}),
+        ("PNG", deep, {}),
+        ("PNG", image.convert("P"), {"transparency": 3}),
+        ("WEBP", image.convert("RGBA"), {}),
+        ("GIF", image, {"save_all": True, "append_images": [image]}),
+        ("TIFF", image, {"compression": "tiff_lzw"}),
+        ("BMP", image, {}),
+        ("PNG", image, {"save_all": True, "append_images": [image]}),
+    ):
         file = io.BytesIO()
         shown.save(file, kind, **options)
         yield file.getvalue()
@@ -61,19 +78,19 @@ FILES = list(files())
 
 
 def visit(make, of):
-    """Reads all: each is a picture with captions or skipped by name, and so is each example. Of fewer than `of` pictures, something is said."""
+    """Reads all images: each is read or skipped by name. If fewer than `of` are read, there is a reason."""
     errors, read = [], 0
     try:
         source = make()
         for i in range(len(source)):
             try:
-                image, texts = source.read(i)
-            except UNREADABLE as error:
-                source.skip(i, error)
+                image, captions = source.load(i)
+            except READ_ERRORS as error:
+                source.skip(source.name(i), error)
                 continue
             read += 1
             assert (image.shape, image.dtype) == ((8, 8, 3), np.uint8)
-            assert all(t.strip() for t in texts)
+            assert all(caption.strip() for caption in captions)
         for i in range(len(source)):
             assert source.example(i, np.random.default_rng(i)).image.shape == (8, 8, 3)
     except UserError as error:
@@ -86,7 +103,7 @@ def visit(make, of):
 
 @times(1000)
 @given(st.sampled_from(FILES), edits, cuts)
-def test_pictures(whole, edits, cut):
+def test_images(whole, edits, cut):
     why = "none"
     try:
         assert read_image(damaged(whole, edits, cut), 8).shape == (8, 8, 3)
@@ -107,8 +124,10 @@ def test_absurd_shapes(size):
 @given(edits, cuts, st.sampled_from(["ustar", "pax"]), st.booleans())
 def test_tars(tmp_path, edits, cut, kind, aimed):
     name = "x" * 120 + "/" if kind == "pax" else ""
-    whole = write_tar(tmp_path / "a.tar", [(name + n, d) for i in range(3) for n, d in sample(i)]).read_bytes()
-    if aimed:  # at the numbers and types in the first headers, where nothing is padding
+    whole = write_tar(
+        tmp_path / "a.tar", [(name + n, d) for i in range(3) for n, d in sample(i)]
+    ).read_bytes()
+    if aimed:  # at the numbers and types in the first headers, which have no padding
         edits = [(place * 160 / len(whole) + 100 / len(whole), value) for place, value in edits]
     (tmp_path / "a.tar").write_bytes(damaged(whole, edits, cut))
     visit(lambda: WebDataset(str(tmp_path / "a.tar"), 8), 3)
@@ -116,58 +135,64 @@ def test_tars(tmp_path, edits, cut, kind, aimed):
 
 @times(200)
 @given(st.lists(st.tuples(edits, cuts), min_size=4, max_size=4), edits, cuts, st.binary(max_size=40))
-def test_folders(tmp_path, pictures, edits, cut, junk):
-    lines = "\n".join(json.dumps({"file_name": f"{i}.png", "text": ["a red one", "一个"]}) for i in range(4)).encode()
+def test_folders(tmp_path, changes, edits, cut, junk):
+    lines = "\n".join(
+        json.dumps({"file_name": f"{i}.png", "text": ["a red one", "一个"]}) for i in range(4)
+    ).encode()
     (tmp_path / "metadata.jsonl").write_bytes(damaged(lines, edits, cut) + junk)
-    for i, change in enumerate(pictures):
+    for i, change in enumerate(changes):
         (tmp_path / f"{i}.png").write_bytes(damaged(FILES[i], *change))
     visit(lambda: Folder(str(tmp_path), 8), 4)
     visit(lambda: Folder(str(tmp_path), 8, check=False), 4)
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(st.characters()), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=6
+    st.none() | st.booleans() | st.floats() | st.text(st.characters()),
+    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    max_leaves=6,
 )
 
 
 def test_invisible_captions_are_none(tmp_path):
-    """What cannot be asked of a model is no caption of a picture: sample grids and evaluation ask for them."""
+    """A text that a model cannot be asked for is no caption: sample grids and evaluation ask for captions."""
     invisible = ["\u200b", "\ufeff", "\u2060 \u00ad", "\0", "\x07", "", " "]
-    assert usable([*invisible, "a cat", "猫"]) == ["a cat", "猫"]
-    assert usable("\u200b" * MAX_CAPTION + "a cat") == []
-    assert usable("👨\u200d👩\u200d👧") == ["👨\u200d👩\u200d👧"]
+    assert clean_captions([*invisible, "a cat", "猫"]) == ["a cat", "猫"]
+    assert clean_captions("\u200b" * MAX_CAPTION + "a cat") == []
+    assert clean_captions("👨\u200d👩\u200d👧") == ["👨\u200d👩\u200d👧"]
 
 
 @pytest.mark.parametrize(("error", "kept", "tries"), [(5, 2, 3), (5, 9, 4), (2, 9, 1)])
-def test_what_is_not_given_just_then_is_asked_for_again(tmp_path, monkeypatch, error, kept, tries):
-    """An input/output error three times more, before another picture takes the place; a file that is gone (2) not again."""
+def test_an_error_that_may_pass_is_retried(tmp_path, monkeypatch, error, kept, tries):
+    """After an I/O error (5) an image is tried three more times, after a missing file (2) it is not."""
     for i in range(2):
-        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.png").write_bytes(image_file(i))
         (tmp_path / f"{i}.txt").write_text(f"number {i}")
     source, waited, asked = Folder(str(tmp_path), 8, check=False), [], []
     monkeypatch.setattr("time.sleep", waited.append)
-    read = source.read
+    load = source.load
 
     def away(index):
         if index == 0 and not asked.append(index) and len(asked) <= kept:
             raise OSError(error, "away")
-        return read(index)
+        return load(index)
 
-    monkeypatch.setattr(source, "read", away)
+    monkeypatch.setattr(source, "load", away)
     caption = source.example(0, np.random.default_rng(0)).caption
     assert caption == ("number 0" if kept < tries else "number 1")
     assert (len(asked), waited) == (tries, [1, 4, 16][: tries - 1])
     assert list(source.skipped) == ([] if kept < tries else ["0.png"])
 
 
-def test_where_everything_is_away_it_is_soon_said(tmp_path, monkeypatch):
+def test_if_nothing_can_be_read_it_is_reported_soon(tmp_path, monkeypatch):
     for i in range(9):
-        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.png").write_bytes(image_file(i))
         (tmp_path / f"{i}.txt").write_text(f"number {i}")
     source, waited = Folder(str(tmp_path), 8, check=False), []
     monkeypatch.setattr("time.sleep", waited.append)
-    monkeypatch.setattr("dallegan.data.folder.read_image", lambda *_: (_ for _ in ()).throw(OSError(5, "away")))
-    with pytest.raises(UserError, match="9 pictures in a row cannot be read"):
+    monkeypatch.setattr(
+        "dallegan.data.folder.read_image", lambda *_: (_ for _ in ()).throw(OSError(5, "away"))
+    )
+    with pytest.raises(UserError, match="9 images in a row cannot be read"):
         source.example(0, np.random.default_rng(0))
     assert waited == [1, 4, 16]
 
@@ -178,19 +203,28 @@ TOKENIZER = Tokenizer.train(Storybook(16).captions(50), 500, 12)
 @times(200)
 @given(json_values | st.text(st.characters(categories=["Cs", "Cc", "Lo", "Zs"])).map(lambda t: t * 3000))
 def test_captions(tmp_path, value):
-    for text in usable(value):
+    for text in clean_captions(value):
         assert 0 < len(text.encode()) <= 4 * MAX_CAPTION
         assert TOKENIZER.encode(text, quiet=True).shape == (12,)
-    write_tar(tmp_path / "a.tar", [("a.png", picture(0)), ("a.json", json.dumps({"caption": value}).encode()), *sample(1)])
+    write_tar(
+        tmp_path / "a.tar",
+        [("a.png", image_file(0)), ("a.json", json.dumps({"caption": value}).encode()), *sample(1)],
+    )
     visit(lambda: WebDataset(str(tmp_path / "a.tar"), 8), 2)
 
 
 @times(160)
 @given(edits, cuts, json_values, edits, cuts)
 def test_array_records(tmp_path, edits, cut, value, inside, end):
-    whole = msgpack.packb({"image": picture(0), "captions": ["one", "two"]})
+    whole = msgpack.packb({"image": image_file(0), "captions": ["one", "two"]})
     about = write(
-        tmp_path, [whole, damaged(whole, inside, end), msgpack.packb({"image": picture(1), "captions": value}, unicode_errors="surrogatepass"), whole]
+        tmp_path,
+        [
+            whole,
+            damaged(whole, inside, end),
+            msgpack.packb({"image": image_file(1), "captions": value}, unicode_errors="surrogatepass"),
+            whole,
+        ],
     )
     path = tmp_path / about["shards"][0]["name"]
     visit(lambda: ArrayRecord(str(tmp_path), 8), 4)

@@ -24,20 +24,19 @@ SIZE = 300_000
 
 
 def state(value):
-    """1.2 MB that do not compress."""
+    """Returns 1.2 MB that do not compress."""
     return {"w": jax.random.normal(jax.random.key(value), (SIZE,)), "step": jnp.asarray(value)}
 
 
-ABSTRACT = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SHARDING), jax.eval_shape(lambda: state(0)))
+ABSTRACT = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SHARDING), jax.eval_shape(lambda: state(0))
+)
 
 
 @contextlib.contextmanager
-def opened(workdir, keep=2):
-    checkpoints = Checkpoints(workdir, keep, writer=True)
-    try:
+def opened(workdir):
+    with contextlib.closing(Checkpoints(workdir, keep=2, writer=True)) as checkpoints:
         yield checkpoints
-    finally:
-        checkpoints.close()
 
 
 def restored(workdir, step=None):
@@ -72,7 +71,9 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 
 def largest(folder):
-    return max((p for p in folder.rglob("*") if p.is_file() and p.name != SUMS), key=lambda p: p.stat().st_size)
+    return max(
+        (p for p in folder.rglob("*") if p.is_file() and p.name != SUMS), key=lambda p: p.stat().st_size
+    )
 
 
 def flip(path):
@@ -82,7 +83,7 @@ def flip(path):
 
 
 def unreadable(path):
-    """As wrong permissions are to all but root, who may run this."""
+    """Makes a file as unreadable as wrong permissions do, but also for root, who may run this test."""
     path.unlink()
     path.mkdir()
 
@@ -91,7 +92,7 @@ DAMAGE = {
     "a file cut short": lambda d: os.truncate(largest(d), largest(d).stat().st_size // 2),
     "a flipped bit": lambda d: flip(largest(d)),
     "its data gone": lambda d: largest(d).unlink(),
-    "a manifest gone": lambda d: next(p for p in d.rglob("manifest.ocdbt") if p.parent.parent == d).unlink(),
+    "a manifest gone": lambda d: next(d.glob("*/manifest.ocdbt")).unlink(),
     "an item gone": lambda d: shutil.rmtree(d / "state"),
     "its commit marker gone": lambda d: (d / "_CHECKPOINT_METADATA").unlink(),
     "an empty directory": lambda d: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in d.iterdir()],
@@ -106,19 +107,19 @@ def test_damage_falls_back_to_the_checkpoint_before(tmp_path, damage):
         checkpoints.save(2, state(2))
     assert restored(tmp_path) == 2
     DAMAGE[damage](tmp_path / "checkpoints" / "2")
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert restored(tmp_path) == 1
-    assert [str(w.message).split(" (")[0] for w in told] == ["checkpoint 2 cannot be read"]
+    assert [str(w.message).split(" (")[0] for w in warned] == ["checkpoint 2 cannot be read"]
     with opened(tmp_path) as checkpoints:
         with pytest.warns(UserWarning, match="cannot be read"):
             checkpoints.restore(ABSTRACT)
-        checkpoints.save(2, state(2))  # training comes by again: written anew
+        checkpoints.save(2, state(2))  # training reaches the step again, and writes it again
     assert restored(tmp_path) == 2
 
 
-def test_without_checksums_it_is_still_a_checkpoint(tmp_path):
-    """A kill may fall between the two."""
+def test_a_checkpoint_without_checksums_is_read(tmp_path):
+    """A kill may have come before the checksums were written."""
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state(1))
     (tmp_path / "checkpoints" / "1" / SUMS).unlink()
@@ -141,8 +142,10 @@ def test_nothing_intact_is_an_error(tmp_path):
 def small_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, check=False).returncode:
-        pytest.skip("may not mount a small tmpfs here")
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no small tmpfs can be mounted here")
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
 
@@ -164,7 +167,7 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_run(small_disk):
     assert [restored(small_disk, step) for step in (1, 3)] == [1, 3]
 
 
-def test_what_cannot_even_be_begun_is_not_taken_for_saved(tmp_path, monkeypatch):
+def test_a_write_that_cannot_even_begin_is_reported(tmp_path, monkeypatch):
     with opened(tmp_path) as checkpoints:
 
         def fail(*_, **__):
@@ -174,17 +177,20 @@ def test_what_cannot_even_be_begun_is_not_taken_for_saved(tmp_path, monkeypatch)
         checkpoints.save(1, state(1))
         with pytest.warns(UserWarning, match="CHECKPOINT 1 COULD NOT BE WRITTEN .*Stale file handle"):
             assert not checkpoints.wait()
-        checkpoints.save(2, state(2))  # Orbax is opened anew
+        checkpoints.save(2, state(2))  # after Orbax was opened again
         assert checkpoints.wait()
     assert restored(tmp_path) == 2
 
 
 @pytest.mark.slow
-def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk):
-    """The same command ends it once there is room."""
+def test_a_run_on_a_full_disk_trains_on_and_says_so(small_disk):
+    """The same command completes the run once there is room."""
     config = tiny(workdir=str(small_disk / "run"))
     (small_disk / "others").write_bytes(bytes(6 * 2**20 - 2**19 - 2**14))  # room for all but checkpoints
-    with pytest.warns(UserWarning, match=r"COULD NOT BE WRITTEN"), pytest.raises(UserError, match="the last checkpoint could not be written"):
+    with (
+        pytest.warns(UserWarning, match=r"COULD NOT BE WRITTEN"),
+        pytest.raises(UserError, match="the last checkpoint could not be written"),
+    ):
         train(config)
     (small_disk / "others").unlink()
     train(config)
@@ -192,7 +198,16 @@ def test_a_run_on_a_full_disk_goes_on_and_says_so(small_disk):
     assert [json.loads(line)["step"] for line in (small_disk / "run" / "metrics.jsonl").open()] == [2, 4, 6]
 
 
-def test_messages_of_others_are_not_silenced():
-    from_file = lambda path: logging.getLogger("absl").filter(logging.LogRecord("absl", logging.ERROR, path, 1, "told", (), None))
-    assert from_file("/home/me/search.py")
-    assert not from_file("/site-packages/orbax/checkpoint/_src/handlers.py")
+def test_orbax_is_silent_while_checkpoints_are_open_and_others_are_not(tmp_path):
+    def passes(path):
+        record = logging.LogRecord("absl", logging.INFO, path, 1, "a message", (), None)
+        return bool(logging.getLogger("absl").filter(record))
+
+    theirs, orbax = "/home/me/search.py", "/site-packages/orbax/checkpoint/_src/handlers.py"
+    assert passes(orbax)
+    with opened(tmp_path / "a"):
+        with opened(tmp_path / "b"):
+            assert passes(theirs)
+            assert not passes(orbax)
+        assert not passes(orbax)
+    assert passes(orbax)

@@ -52,7 +52,7 @@ def empty(tmp_path):
         (["--batch", "6"], "--batch 6: does not split evenly"),
         (["--data.size", "40"], "--data.size 40: must be 16"),
         (["--data.source", "folder:/absent"], "no folder /absent"),
-        (["--data.source", "folder:{empty}"], "no captioned pictures in"),
+        (["--data.source", "folder:{empty}"], "no captioned images in"),
         (["--data.source", "cifar"], "choose storybook, emoji, folder:PATH"),
     ],
 )

@@ -37,15 +37,21 @@ def test_held_out_pairs_are_never_trained_on():
 
 
 def test_captions_and_negatives_are_of_the_split(monkeypatch):
-    said = []
-    monkeypatch.setattr(emoji, "_caption", lambda concept, size, place, rng, name_place: said.append((concept, place, name_place)) or "")
+    captions = []
+    monkeypatch.setattr(
+        emoji,
+        "_caption",
+        lambda concept, size, place, rng, name_place: captions.append((concept, place, name_place)) or "",
+    )
     for split in ("train", "test", "heldout"):
         for i in range(400):
             Emoji(16, split).example(i)
-        assert len(said) == 800
-        assert all(is_heldout(concept, place) == (split == "heldout") for concept, place, _ in said)
-        assert all(name_place for *_, name_place in said[::2]) == (split == "heldout")  # of the picture's own captions
-        said.clear()
+        assert len(captions) == 800
+        assert all(is_heldout(concept, place) == (split == "heldout") for concept, place, _ in captions)
+        assert all(name_place for *_, name_place in captions[::2]) == (
+            split == "heldout"
+        )  # the image's own captions
+        captions.clear()
 
 
 def test_negatives_name_another_concept_or_place():

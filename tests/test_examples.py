@@ -1,4 +1,4 @@
-"""The examples run, as scripts and as notebooks."""
+"""The examples run as scripts and as notebooks."""
 
 import os
 import subprocess
@@ -18,15 +18,24 @@ def test_it_runs_as_a_notebook(name, tmp_path, monkeypatch):
     monkeypatch.setenv("STEPS", "3")
     notebook = jupytext.read(ROOT / "examples" / f"{name}.py")
     assert [cell.cell_type for cell in notebook.cells][:2] == ["markdown", "code"]
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert any(output.get("name") == "stdout" for cell in notebook.cells for output in cell.get("outputs", ()))
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    assert any(
+        output.get("name") == "stdout" for cell in notebook.cells for output in cell.get("outputs", ())
+    )
 
 
 @pytest.mark.slow
 def test_it_runs_as_a_script(tmp_path):
-    """One: the code is that of the notebooks."""
+    """One script stands for all: the notebooks have the same code."""
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "own_loop.py"], cwd=tmp_path, env=os.environ | {"STEPS": "3"}, capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "examples" / "own_loop.py"],
+        cwd=tmp_path,
+        env=os.environ | {"STEPS": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout

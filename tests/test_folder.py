@@ -1,4 +1,4 @@
-"""Your own pictures: every kind of file is read or skipped by name, nothing is fatal but an unusable folder."""
+"""Your own images: every kind of file is read or skipped by name, and only an unusable folder is an error."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def test_grey_alpha_and_16_bit():
     assert (read_image(bytes_of(clear, "PNG"), 8) == 255).all()
     keyed = Image.new("P", (9, 9), 0)
     assert (read_image(bytes_of(keyed, "PNG", transparency=0), 8) == 255).all()
-    for value in (200, 40_000):  # of 65,535, whatever else is in the picture
+    for value in (200, 40_000):  # of 65,535, whatever else is in the image
         deep = Image.fromarray(np.full((9, 9), value, np.uint16))
         assert abs(int(read_image(bytes_of(deep, "PNG"), 8)[0, 0, 0]) - value // 257) <= 1
     assert (read_image(bytes_of(deep, "PNG", transparency=40_000), 8) == 255).all()
@@ -70,8 +70,10 @@ def test_exif_rotation_and_centre_crop():
     assert (read_image(bytes_of(wide, "PNG"), 16)[:, 1:-1] == (0, 0, 255)).all()
 
 
-def test_a_place_that_no_file_has_is_the_pictures_fault(tmp_path):
-    (tmp_path / "a.tif").write_bytes(b"II+\0\x08\0\0\0" + (2**63 - 2).to_bytes(8, "little"))  # BigTIFF, and where its directory is
+def test_an_impossible_offset_is_the_fault_of_the_image(tmp_path):
+    (tmp_path / "a.tif").write_bytes(
+        b"II+\0\x08\0\0\0" + (2**63 - 2).to_bytes(8, "little")
+    )  # a BigTIFF, whose directory is at an impossible offset
     with pytest.raises(ImageError):
         read_image(tmp_path / "a.tif", 8)
 
@@ -88,7 +90,7 @@ def test_broken_files_say_why():
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA"])
-def test_kinds_that_no_picture_is_expected_in_are_not_read(kind, monkeypatch):
+def test_unexpected_formats_are_not_read(kind, monkeypatch):
     """Pillow hands PostScript to Ghostscript, whatever the file is called."""
     data = bytes_of(plain(), kind)
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("another program is called"))
@@ -102,7 +104,11 @@ def folder(tmp_path):
     plain((0, 0, 200)).save(tmp_path / "b.jpg")
     (tmp_path / "sub").mkdir()
     plain((0, 200, 0)).save(tmp_path / "sub" / "c.webp")
-    rows = [{"file_name": "a.png", "text": ["red", "a red one"]}, {"file_name": "b.jpg", "text": "blue"}, {"file_name": "gone.png", "text": "x"}]
+    rows = [
+        {"file_name": "a.png", "text": ["red", "a red one"]},
+        {"file_name": "b.jpg", "text": "blue"},
+        {"file_name": "gone.png", "text": "x"},
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\nnot json\n")
     (tmp_path / "sub" / "c.txt").write_text("green\n绿色\n")
     return tmp_path
@@ -112,17 +118,22 @@ def test_captions_from_jsonl_and_txt(folder):
     source = Folder(str(folder), 16)
     assert [p.name for p in source.files] == ["a.png", "b.jpg", "c.webp"]
     assert source.captions(10) == ["red", "a red one", "blue", "green", "绿色"]
-    assert source.skipped == {"metadata.jsonl:3": "no picture gone.png", "metadata.jsonl:4": "not a JSON object"}
+    assert source.skipped == {
+        "metadata.jsonl:3": "no image gone.png",
+        "metadata.jsonl:4": "not a JSON object",
+    }
     rng = np.random.default_rng(0)
     assert {source.example(0, rng).caption for _ in range(30)} == {"red", "a red one"}
 
 
 def test_captions_from_csv(tmp_path):
     plain().save(tmp_path / "a.png")
-    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,"one,\ntwo"\na.png,three\nb.png,four\na.png,\n')
+    (tmp_path / "metadata.csv").write_text(
+        'file_name,text\na.png,"one,\ntwo"\na.png,three\nb.png,four\na.png,\n'
+    )
     source = Folder(str(tmp_path), 16)
     assert source.captions(9) == ["one,\ntwo", "three"]
-    assert source.skipped == {"metadata.csv:5": "no picture b.png", "metadata.csv:6": "no file_name or no text"}
+    assert source.skipped == {"metadata.csv:5": "no image b.png", "metadata.csv:6": "no file_name or no text"}
 
 
 def test_unusable_files_are_skipped_and_named(folder):
@@ -133,17 +144,23 @@ def test_unusable_files_are_skipped_and_named(folder):
     (folder / "bomb.txt").write_text("bomb")
     source = Folder(str(folder), 16)
     assert len(source) == 3
-    assert set(source.skipped) == {"metadata.jsonl:3", "metadata.jsonl:4", "broken.png", "silent.png", "bomb.png"}
+    assert set(source.skipped) == {
+        "metadata.jsonl:3",
+        "metadata.jsonl:4",
+        "broken.png",
+        "silent.png",
+        "bomb.png",
+    }
     assert source.skipped["silent.png"] == "no caption"
 
 
 def test_unusable_folders_are_one_error(tmp_path):
     with pytest.raises(UserError, match="no folder"):
         Folder(str(tmp_path / "absent"), 16)
-    with pytest.raises(UserError, match="no captioned pictures"):
+    with pytest.raises(UserError, match="no captioned images"):
         Folder(str(tmp_path), 16)
     plain().save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"no captioned pictures .* 1 files skipped.*no caption"):
+    with pytest.raises(UserError, match=r"no captioned images .* 1 skipped.*no caption"):
         Folder(str(tmp_path), 16)
 
 
@@ -153,7 +170,7 @@ def batches(folder, **changes):
     return make_dataset(source, make_tokenizer(source, config), config)
 
 
-def test_an_epoch_visits_every_picture_once_and_epochs_differ(folder):
+def test_an_epoch_visits_every_image_once_and_epochs_differ(folder):
     seen = np.concatenate([batches(folder)[s]["image"][:, 0, 0] for s in range(6)])
     epochs = [tuple(map(tuple, seen[3 * e : 3 * e + 3].tolist())) for e in range(8)]
     assert all(len(set(e)) == 3 for e in epochs)
@@ -163,10 +180,20 @@ def test_an_epoch_visits_every_picture_once_and_epochs_differ(folder):
 def test_a_quotation_mark_that_is_not_closed_costs_the_rows_it_swallows(tmp_path):
     for name in "abc":
         plain().save(tmp_path / f"{name}.png")
-    rows = ["file_name,text", "a.png,one", 'b.png,"two', *(f"{i}.png,{'x' * 100}" for i in range(2000)), "c.png,three"]
+    rows = [
+        "file_name,text",
+        "a.png,one",
+        'b.png,"two',
+        *(f"{i}.png,{'x' * 100}" for i in range(2000)),
+        "c.png,three",
+    ]
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     source = Folder(str(tmp_path), 16)
-    assert (source.name(0), source.texts(0), source.name(len(source) - 1)) == ("a.png", ["one"], "c.png")
+    assert (source.name(0), source.captions_of(0), source.name(len(source) - 1)) == (
+        "a.png",
+        ["one"],
+        "c.png",
+    )
     assert "field larger than field limit (131072)" in source.skipped.values()
 
 
@@ -188,16 +215,18 @@ def test_mirrored_unless_the_caption_names_a_side(tmp_path):
     dataset = make_dataset(source, tokenizer, config)
     mirrored = {}
     for step in range(20):
-        for picture, tokens in zip(dataset[step]["image"], dataset[step]["tokens"], strict=True):
-            mirrored.setdefault(tokenizer.decode(tokens), set()).add(bool(picture[8, 15].max() < 50))
+        for image, tokens in zip(dataset[step]["image"], dataset[step]["tokens"], strict=True):
+            mirrored.setdefault(tokenizer.decode(tokens), set()).add(bool(image[8, 15].max() < 50))
     assert {len(v) for k, v in mirrored.items() if "halves" in k} == {2}
     assert {len(v) for k, v in mirrored.items() if "halves" not in k} == {1}
 
 
-def test_a_picture_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path):
+def test_an_image_with_a_passing_error_is_not_skipped(tmp_path):
     plain().save(tmp_path / "a.png")
     faulty(tmp_path / "b.png")
     for name in "ab":
         (tmp_path / f"{name}.txt").write_text("x")
-    with pytest.raises(UserError, match=r"^cannot read .*b.png: Input/output error; try again, or take it away$"):
+    with pytest.raises(
+        UserError, match=r"^cannot read .*b.png: Input/output error; try again, or remove the file$"
+    ):
         Folder(str(tmp_path), 16)

@@ -1,4 +1,4 @@
-"""Models go to a Hub over real HTTP and come back the same; what is damaged, foreign or too new is one line."""
+"""Models go to a Hub over real HTTP and come back the same; bad models are refused in one line."""
 
 import contextlib
 import json
@@ -7,6 +7,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import fsspec
 import jax.numpy as jnp
@@ -14,13 +16,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from hub_server import serve
+from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dallegan
-from dallegan.commands.hub import Download, card, download, measured
+from dallegan.commands.hub import Download, download, measured, model_card
 from dallegan.config import check, from_json, to_json
-from dallegan.errors import UserError
+from dallegan.errors import TransientError, UserError
+from dallegan.io import remote
 from dallegan.io.weights import read_weights
 from dallegan.run.checkpoint import Checkpoints
 from dallegan.tokenizer import Tokenizer
@@ -42,8 +46,20 @@ def saved(model, tmp_path_factory):
 
 
 def command(hub, cwd, *args, token="hf_secret"):
-    env = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf"), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run([sys.executable, "-m", "dallegan.commands.hub", *map(str, args)], env=env, cwd=cwd, capture_output=True, text=True, check=False)
+    env = os.environ | {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(cwd / "hf"),
+        "HF_TOKEN": token,
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "dallegan", "hub", *map(str, args)],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_up_and_down_again(hub, model, saved, tmp_path):
@@ -52,7 +68,13 @@ def test_up_and_down_again(hub, model, saved, tmp_path):
     assert 'dallegan.load("hf://someone/bears")' in done.stdout
     stored = hub.repositories["someone/bears"]
     assert set(stored) == FILES | {"README.md", "samples.png"}
-    assert stored["README.md"].decode().startswith("---\nlicense: apache-2.0\nlibrary_name: dallegan\n")
+    header = ModelCard(stored["README.md"].decode()).data
+    assert (header.license, header.library_name, header.pipeline_tag) == (
+        "apache-2.0",
+        "dallegan",
+        "text-to-image",
+    )
+    assert header.eval_results is None  # nothing was measured
     stored["evil.pkl"] = b"must stay where it is"
     done = command(hub, tmp_path, "download", "hf://someone/bears", token="")
     assert done.returncode == 0, done.stderr
@@ -61,7 +83,10 @@ def test_up_and_down_again(hub, model, saved, tmp_path):
     there, here = dallegan.load(tmp_path / "bears"), dallegan.load(saved)
     assert there.digest == here.digest
     again = command(hub, tmp_path, "download", "someone/bears")
-    assert (again.returncode, again.stderr) == (2, "error: bears is there already: name a new folder with --to\n")
+    assert (again.returncode, again.stderr) == (
+        2,
+        "error: bears is there already: name a new folder with --to\n",
+    )
 
 
 def test_refusals_are_one_line(hub, saved, tmp_path):
@@ -77,8 +102,21 @@ def test_refusals_are_one_line(hub, saved, tmp_path):
         assert done.stderr.count("\n") == 1
 
 
+def test_a_busy_or_absent_hub_may_be_tried_again(hub, saved, tmp_path):
+    busy = command(hub, tmp_path, "upload", saved, "someone/other", token="hf_busy")
+    assert (busy.returncode, busy.stderr.count("\n")) == (1, 1), busy.stderr
+    assert "the Hub asks to wait (429)" in busy.stderr
+    absent = SimpleNamespace(url="http://127.0.0.1:1")
+    away = command(absent, tmp_path, "download", "someone/bears")
+    message = "cannot fetch hf://someone/bears: the Hub cannot be reached, and there is no copy in the cache"
+    assert (away.returncode, away.stderr) == (1, f"error: {message}\n")
+
+
 def test_a_download_is_whole_or_not_at_all(tmp_path):
-    args, (soft, hard) = Download("storybook-32", tmp_path / "mine"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    args, (soft, hard) = (
+        Download("storybook-32", tmp_path / "mine"),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, hard))  # as on a disk that has so much room
     try:
         with pytest.raises(UserError, match=r"cannot write to .*mine"):
@@ -102,12 +140,14 @@ def test_a_bucket_is_copied_once_and_again_when_it_changes(saved, monkeypatch):
     model = dallegan.load("memory://b/model")
     assert model.digest == dallegan.load(saved).digest
     reads, read = [], type(bucket).cat_file
-    monkeypatch.setattr(type(bucket), "cat_file", lambda self, path, *args, **kwargs: reads.append(path) or read(self, path, *args, **kwargs))
+    count = lambda self, path, *args, **kw: reads.append(path) or read(self, path, *args, **kw)
+    monkeypatch.setattr(type(bucket), "cat_file", count)
+    bucket.pipe_file("/b/model/evil.pkl", b"must stay where it is")
     dallegan.load("memory://b/model/")
     assert reads == []
     bucket.pipe_file("/b/model/config.json", to_json(model.config).encode() + b"\n")
     dallegan.load("memory://b/model")
-    assert reads
+    assert {path.rpartition("/")[2] for path in reads} == FILES
     bucket.rm("/b/model/config.json")
     with pytest.raises(UserError, match=r"memory://b/model is not a model: no config.json in it"):
         dallegan.load("memory://b/model")
@@ -115,34 +155,90 @@ def test_a_bucket_is_copied_once_and_again_when_it_changes(saved, monkeypatch):
         dallegan.load("what://b/c")
 
 
+def test_what_a_bucket_does_not_give_is_one_line(saved, monkeypatch):
+    bucket = fsspec.filesystem("memory")
+    for name in FILES:
+        bucket.pipe_file(f"/b/big/{name}", (saved / name).read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "MAX_BYTES", 10_000)
+        with pytest.raises(UserError, match=r"^memory://b/big/\S+ is too large for a model$"):
+            dallegan.load("memory://b/big")
+    for error, kind in ((RuntimeError("503"), TransientError), (RuntimeError("403 Forbidden"), UserError)):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(bucket), "cat_file", fail := Mock(side_effect=error))
+            with pytest.raises(
+                UserError, match=rf"^cannot fetch memory://b/big: RuntimeError: {error}$"
+            ) as raised:
+                dallegan.load("memory://b/big")
+        assert type(raised.value) is kind
+        assert fail.called
+    assert dallegan.load("memory://b/big").digest == dallegan.load(saved).digest  # nothing half fetched stays
+
+
+def test_processes_that_fetch_at_once_do_not_disturb_each_other(saved, tmp_path):
+    """Four processes load a model from a bucket, and none of them has it in its cache yet."""
+    code = f"""
+import fsspec, dallegan
+from fsspec.implementations.local import LocalFileSystem
+class Bucket(LocalFileSystem):
+    protocol = "bucket"
+fsspec.register_implementation("bucket", Bucket)
+for _ in range(3):
+    print(dallegan.load("bucket://{saved}").digest)
+"""
+    env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in range(4)]
+    assert {line for process in processes for line in process.communicate()[0].split()} == {
+        dallegan.load(saved).digest
+    }
+    assert not any(process.returncode for process in processes)
+
+
 def test_the_card_says_what_it_is(model):
-    text = card(model, "someone/bears", "other", ["一只熊"], {"alignment": 0.5, "images": 12345})
-    for said in ("language: [en, zh]", 'sample(["一只熊"]', "16×16 pixels", "0.500 after 12,345 pictures", model.digest):
+    text = model_card(model, "someone/bears", "other", ["一只熊"], {"alignment": 0.5, "images": 12345})
+    for said in (
+        'sample(["一只熊"]',
+        "16×16 pixels",
+        "0.500 after 12,345 images",
+        model.digest,
+        "R1 and R2, γ 1.0 to 0.1",
+    ):
         assert said in text
+    header = ModelCard(text).data
+    assert (header.language, header.model_name) == (["en", "zh"], "bears")
+    (result,) = header.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("storybook", "alignment", 0.5)
+    assert ModelCard(model_card(model, "someone/bears", "other", ["a bear"], {})).data.language == ["en"]
 
 
 def test_the_card_has_the_figure_of_the_checkpoint_that_is_loaded(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path, 1, writer=True)) as checkpoints:
         for step, score in ((2, 0.5), (4, 0.25)):
             checkpoints.save(step, {"w": jnp.zeros(3)}, score)
-    lines = [{"step": step, "images": 8 * step, "images_per_second": 1.0, "alignment": x} for step, x in ((2, 0.5), (3, 0.75), (4, 0.25), (5, 1.0))]
+    lines = [
+        {"step": step, "images": 8 * step, "images_per_second": 1.0, "alignment": x}
+        for step, x in ((2, 0.5), (3, 0.75), (4, 0.25), (5, 1.0))
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert measured(str(tmp_path), 1) == {"images": 32, "alignment": 0.25}
-    assert measured(f"{tmp_path}@best", 1) == measured(f"{tmp_path}@2", 1) == {"images": 16, "alignment": 0.5}
+    assert measured(str(tmp_path)) == {"images": 32, "alignment": 0.25}
+    assert measured(f"{tmp_path}@best") == measured(f"{tmp_path}@2") == {"images": 16, "alignment": 0.5}
     largest = max((tmp_path / "checkpoints" / "4").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
     largest.write_bytes(bytes(largest.stat().st_size))
-    assert measured(str(tmp_path), 1) == {"images": 16, "alignment": 0.5}
-    assert measured(str(tmp_path / "absent"), 1) == {}
+    assert measured(str(tmp_path)) == {"images": 16, "alignment": 0.5}
+    assert measured(str(tmp_path / "absent")) == {}
 
 
 def rewrite(folder, tmp_path, config=None, weights=None, metadata=None, **tensors):
-    """A copy of a saved model with changes."""
+    """Returns a copy of a saved model with changes."""
     new = tmp_path / "changed"
     new.mkdir()
     arrays = safetensors.numpy.load_file(folder / "model.safetensors") | tensors
     (new / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     (new / "config.json").write_text(config or (folder / "config.json").read_text())
-    (new / "model.safetensors").write_bytes(weights or safetensors.numpy.save({k: v for k, v in arrays.items() if v is not None}, metadata))
+    (new / "model.safetensors").write_bytes(
+        weights or safetensors.numpy.save({k: v for k, v in arrays.items() if v is not None}, metadata)
+    )
     return new
 
 
@@ -152,7 +248,10 @@ NAME = "generator/encoder/sentence/bias"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metadata": {"dallegan": "2"}}, r"of format '2', which this dallegan does not read; a newer one may"),
+        (
+            {"metadata": {"dallegan": "2"}},
+            r"of format '2', which this dallegan does not read; a newer one may",
+        ),
         ({NAME: None}, rf"the weights of another network: {NAME} is missing$"),
         ({"more": np.zeros(1, np.float32)}, "more is not part of it"),
         ({NAME: np.zeros(3, np.float32)}, rf"{NAME} is \[3\], not \[16\]"),
@@ -170,7 +269,12 @@ def test_what_is_no_model_of_ours_is_refused(saved, tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"layers": 1', '"layers": 1000000000'), ('"encoder": "rnn"', '"encoder": "gpt"'), ('"width": 16', '"width": 4000000000'), ('"size": 16', '"size": NaN')],
+    [
+        ('"layers": 1', '"layers": 1000000000'),
+        ('"encoder": "rnn"', '"encoder": "gpt"'),
+        ('"width": 16', '"width": 4000000000'),
+        ('"size": 16', '"size": NaN'),
+    ],
 )
 def test_a_hostile_configuration_is_refused_at_once(saved, tmp_path, old, new):
     text = (saved / "config.json").read_text()
@@ -179,7 +283,9 @@ def test_a_hostile_configuration_is_refused_at_once(saved, tmp_path, old, new):
         dallegan.load(rewrite(saved, tmp_path, config=text.replace(old, new, 1)))
 
 
-PATCHES = st.lists(st.tuples(st.integers(0, 10**7), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6)
+PATCHES = st.lists(
+    st.tuples(st.integers(0, 10**7), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
+)
 
 
 def patched(data, patches, cut, within):
@@ -194,7 +300,7 @@ QUIET = {"derandomize": True, "database": None, "deadline": None, "suppress_heal
 
 
 def fuzz(n, folder, name, read, within=10**7):
-    """`read` of a damaged copy of a file of a saved model, n times: it is read, or refused in one line."""
+    """Calls `read` n times on a damaged copy of a model's file: it is read, or refused by UserError."""
 
     @settings(max_examples=n, **QUIET)
     @given(PATCHES, st.none() | st.integers(1, 10**7))
@@ -213,9 +319,25 @@ def fuzz(n, folder, name, read, within=10**7):
 def test_any_damage_is_read_or_refused(model, saved, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(saved, folder)
-    fuzz(1000, folder, "model.safetensors", lambda: read_weights(folder / "model.safetensors", model.params), within=12_000)  # most of it in the header
-    fuzz(1000, folder, "config.json", lambda: check(from_json((folder / "config.json").read_text("utf-8", "replace"))))
-    fuzz(1000, folder, "tokenizer.model", lambda: Tokenizer.load(folder / "tokenizer.model", 20).encode("a cat, 一只猫"))
+    fuzz(
+        1000,
+        folder,
+        "model.safetensors",
+        lambda: read_weights(folder / "model.safetensors", model.params),
+        within=12_000,
+    )  # most of it in the header
+    fuzz(
+        1000,
+        folder,
+        "config.json",
+        lambda: check(from_json((folder / "config.json").read_text("utf-8", "replace"))),
+    )
+    fuzz(
+        1000,
+        folder,
+        "tokenizer.model",
+        lambda: Tokenizer.load(folder / "tokenizer.model", 20).encode("a cat, 一只猫"),
+    )
 
 
 @pytest.mark.slow

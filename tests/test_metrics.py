@@ -12,7 +12,7 @@ KEY = jax.random.key(0)
 
 
 def sets(n=700, m=500, d=40, seed=0):
-    """Two overlapping clouds of unequal size, far from the origin, whose axes differ in scale and are correlated."""
+    """Two overlapping clouds of unequal size, far from the origin, with correlated axes of unequal scale."""
     rng = np.random.default_rng(seed)
     mix = rng.normal(size=(d, d)) * rng.uniform(0.1, 3, d)
     real = rng.normal(size=(n, d)) @ mix + 7
@@ -39,7 +39,11 @@ def test_kernel_distance_is_the_unbiased_mmd():
     real, fake = (x / 3 for x in sets(300, 300))
     kernel = lambda x, y: polynomial_kernel(x.astype(np.float64), y.astype(np.float64), degree=3, coef0=1)
     a, b, n = kernel(real, real), kernel(fake, fake), 300
-    wanted = (a.sum() - np.trace(a)) / (n * (n - 1)) + (b.sum() - np.trace(b)) / (n * (n - 1)) - 2 * kernel(real, fake).mean()
+    wanted = (
+        (a.sum() - np.trace(a)) / (n * (n - 1))
+        + (b.sum() - np.trace(b)) / (n * (n - 1))
+        - 2 * kernel(real, fake).mean()
+    )
     np.testing.assert_allclose(metrics.kernel_distance(KEY, real, fake, 3, 300), wanted, rtol=1e-3)
 
 
@@ -92,4 +96,6 @@ def test_memorized():
     real, fresh = jax.random.normal(jax.random.key(0), (2, 300, 64))
     assert float(metrics.memorized(real, fresh)) == 0
     assert float(metrics.memorized(real, real)) == 1
-    assert float(metrics.memorized(real, jnp.concatenate([real[:75] + 0.1 * fresh[:75], fresh[75:]]))) == pytest.approx(0.25)
+    assert float(
+        metrics.memorized(real, jnp.concatenate([real[:75] + 0.1 * fresh[:75], fresh[75:]]))
+    ) == pytest.approx(0.25)

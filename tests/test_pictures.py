@@ -1,4 +1,4 @@
-"""Files for captions: they say what they are, never leave their folder, and are neither drawn twice nor lost."""
+"""Image files say what they show, stay in their folder, and are neither drawn twice nor lost."""
 
 import dataclasses
 import json
@@ -7,59 +7,67 @@ import pathlib
 import numpy as np
 import pytest
 from conftest import tiny
-from dallegan.terminal import inline
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dallegan.commands import save_images as pictures
-from dallegan.commands.save_images import SamplingOptions, open_picture, read_info, slug, write_animation, write_grid, write_pictures
+from dallegan.commands import save_images
+from dallegan.commands.save_images import SamplingOptions, slug, write_animations, write_grid, write_images
 from dallegan.errors import UserError
-from dallegan.io.image import _lines, font
+from dallegan.io.image import font, open_image, read_info, wrap
 from dallegan.sampling import Model
 
 BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
 
 
 def draw(model, prompts, out, **options):
-    return list(write_pictures(model, prompts, out, SamplingOptions(**{"n": 2} | options)))
+    return list(write_images(model, prompts, out, SamplingOptions(**{"n": 2} | options)))
 
 
-@pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
+@pytest.mark.parametrize("form", ["png", "webp"])
 def test_pictures_say_what_they_are(model, tmp_path, form):
     written = draw(model, [BEAR, "../../evil/.. path"], tmp_path / "out", seed=3, format=form)
-    assert [(w.prompt, w.index, w.new) for w in written] == [(p, k, True) for p in (BEAR, "../../evil/.. path") for k in (0, 1)]
+    assert [(w.prompt, w.index, w.new) for w in written] == [
+        (p, k, True) for p in (BEAR, "../../evil/.. path") for k in (0, 1)
+    ]
     assert {w.path.parent for w in written} == {tmp_path / "out"}
-    assert {w.path.suffix for w in written} == {{"jpeg": ".jpg"}.get(form, f".{form}")}
+    assert {w.path.suffix for w in written} == {f".{form}"}
     info = read_info(written[0].path)
-    assert info == {"prompt": BEAR, "seed": "3", "index": "0", "truncation": "1.0", "best_of": "1", "model": model.digest}
-    apart = np.abs(open_picture(written[1].path).astype(int) - model.sample(BEAR, n=2, seed=3)[1])
-    assert apart.mean() < 8 if form == "jpeg" else not apart.any()
+    assert info == {
+        "prompt": BEAR,
+        "seed": "3",
+        "index": "0",
+        "truncation": "1.0",
+        "best_of": "1",
+        "model": model.digest,
+    }
+    np.testing.assert_array_equal(open_image(written[1].path), model.sample(BEAR, n=2, seed=3)[1])
 
 
 @pytest.mark.filterwarnings("ignore:caption of")
-def test_a_jpeg_has_room_for_any_prompts(model, tmp_path):
-    long = ["熊" * 200 + str(i) for i in range(64)]
-    written = [w for p in (["😀" * 9000], long) for w in draw(model, p, tmp_path, n=1, format="jpeg")]
-    sheet = write_grid(model, written[1:], tmp_path, SamplingOptions(n=1, format="jpeg"), 16)
-    assert "sha256" in read_info(sheet)["prompt"]
-    assert read_info(written[1].path)["prompt"] == long[0]
-    assert write_grid(model, written[1:], tmp_path, SamplingOptions(n=1, format="jpeg"), 16) == sheet
-    assert not any(w.new for w in draw(model, ["😀" * 9000], tmp_path, n=1, format="jpeg"))
+@pytest.mark.parametrize("form", ["png", "webp"])
+def test_a_file_has_room_for_any_prompts(model, tmp_path, form):
+    prompts = ["😀" * 9000, *("熊" * 200 + str(i) for i in range(64))]
+    written = draw(model, prompts, tmp_path, n=1, format=form)
+    assert [read_info(w.path)["prompt"] for w in written] == prompts
+    sheet = write_grid(model, written, tmp_path, SamplingOptions(n=1, format=form), 16)
+    assert json.loads(read_info(sheet)["prompt"]) == prompts
+    assert write_grid(model, written, tmp_path, SamplingOptions(n=1, format=form), 16) == sheet
+    assert not any(w.new for w in draw(model, prompts, tmp_path, n=1, format=form))
 
 
 @pytest.mark.parametrize(("prompts", "n", "cell"), [(1, 40, 900), (64, 2, 500), (3, 20, 128)])
 def test_a_sheet_has_the_size_that_its_format_holds(model, tmp_path, monkeypatch, prompts, n, cell):
-    monkeypatch.setattr(pictures, "SHEET", 3000)  # sooner
+    monkeypatch.setattr(save_images, "MAX_SIDE", 3000)  # sooner
     written = draw(model, [f"a cat {i}" for i in range(prompts)], tmp_path, n=n)
     with Image.open(write_grid(model, written, tmp_path, SamplingOptions(n=n), cell)) as sheet:
         width, height = sheet.size
     assert max(width, height) <= 3000
-    assert width >= min(n, pictures.GRID_COLUMNS) * 16
+    assert width >= min(n, save_images.GRID_COLUMNS) * 16
 
 
 def test_what_is_there_is_not_drawn_again(model, tmp_path, monkeypatch):
-    """A command that was stopped goes on, and one that is done has nothing to do."""
+    """A command that was stopped goes on, and a command that has ended has nothing to do."""
     first = draw(model, [BEAR], tmp_path)
     again = draw(model, [CAR, BEAR], tmp_path)
     assert [w.new for w in again] == [True, True, False, False]
@@ -89,26 +97,34 @@ def test_a_prompt_that_comes_twice_is_drawn_once(model, tmp_path):
 def test_the_order_and_number_of_prompts_do_not_matter(model, tmp_path):
     prompts = [f"a cat number {i}" for i in range(7)]
     for block, order, folder in ((64, prompts, "a"), (2, prompts[::-1], "b")):
-        list(write_pictures(model, order, tmp_path / folder, SamplingOptions(n=3), block=block))
+        list(write_images(model, order, tmp_path / folder, SamplingOptions(n=3), block=block))
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("form", ["png", "webp", "jpeg"])
+@pytest.mark.parametrize("form", ["png", "webp"])
 def test_scores(model, tmp_path, form):
     drawn, found = (draw(model, [BEAR, CAR], tmp_path, score=True, format=form) for _ in range(2))
-    direct = model.score(np.stack([open_picture(w.path) for w in drawn]), [w.prompt for w in drawn])
+    direct = model.score(np.stack([open_image(w.path) for w in drawn]), [w.prompt for w in drawn])
     for written in (drawn, found):
         np.testing.assert_allclose([w.score for w in written], direct, atol=1e-5)
     assert all(w.score is None for w in draw(model, [BEAR], tmp_path))
 
 
-@pytest.mark.parametrize("text", ["一只棕色的大熊站在雪地里" * 3 + " 白", "a big brown bear standing in the snow", "x" * 99, "大熊bear在雪地里 snow，好" * 3])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "一只棕色的大熊站在雪地里" * 3 + " 白",
+        "a big brown bear standing in the snow",
+        "x" * 99,
+        "大熊bear在雪地里 snow，好" * 3,
+    ],
+)
 def test_captions_are_broken_to_the_width_and_nothing_is_lost(text):
-    lines = _lines(text, 200, 15, 99)
+    lines = wrap(text, 200, 15, 99)
     assert max(map(font(15).getlength, lines)) <= 200
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert _lines(text, 200, 15, 1) == ([lines[0] + "…"] if len(lines) > 1 else lines)
+    assert wrap(text, 200, 15, 1) == ([lines[0] + "…"] if len(lines) > 1 else lines)
 
 
 def test_the_sheet_shows_what_was_written(model, tmp_path):
@@ -120,14 +136,13 @@ def test_the_sheet_shows_what_was_written(model, tmp_path):
     assert write_grid(model, written, tmp_path, SamplingOptions(n=2), 64).name == "grid-2.png"
 
 
-@pytest.mark.parametrize(("form", "kind"), [("png", "GIF"), ("webp", "WEBP")])
-def test_an_animation_goes_there_and_back(model, tmp_path, form, kind):
-    order = SamplingOptions(n=2, format=form)
-    written = list(write_animation(model, BEAR, CAR, tmp_path, order, 5))
+def test_an_animation_goes_there_and_back(model, tmp_path):
+    options = SamplingOptions(n=2)
+    written = list(write_animations(model, BEAR, CAR, tmp_path, options, 5))
     with Image.open(written[1].path) as image:
-        assert (image.format, image.n_frames, image.size) == (kind, 8, (256, 256))
+        assert (image.format, image.n_frames, image.size) == ("WEBP", 8, (256, 256))
     assert read_info(written[1].path)["to"] == CAR
-    assert [w.new for w in write_animation(model, BEAR, CAR, tmp_path, order, 5)] == [False, False]
+    assert [w.new for w in write_animations(model, BEAR, CAR, tmp_path, options, 5)] == [False, False]
 
 
 def test_unwritable_out(model, tmp_path):
@@ -137,7 +152,7 @@ def test_unwritable_out(model, tmp_path):
 
 
 class Fake:
-    """Draws grey, at once."""
+    """Draws grey images without a network."""
 
     digest, config = "0" * 16, tiny(data__size=8)
 
@@ -145,23 +160,43 @@ class Fake:
         yield np.full((len(prompts) * n, 8, 8, 3), 128, np.uint8)
 
 
-TEXT = st.text(max_size=60) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Mn", "So"]), max_size=20)
+TEXT = st.text(max_size=60) | st.text(
+    st.characters(categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Mn", "So"]), max_size=20
+)
 
 
 @settings(max_examples=1000, derandomize=True, database=None, deadline=None)
-@given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=3), st.sampled_from(["png", "webp", "jpeg"]))
-@example(["CON", "a/b", ".", "..", "~", "\0", "a\0b", "\ud800", "x" * 5000, "مرحبا بالعالم", "👨‍👩‍👧‍👦", "-rf *", "%s%n", "c:\\d"], "png")
+@given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=3), st.sampled_from(["png", "webp"]))
+@example(
+    [
+        "CON",
+        "a/b",
+        ".",
+        "..",
+        "~",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "x" * 5000,
+        "مرحبا بالعالم",
+        "👨‍👩‍👧‍👦",
+        "-rf *",
+        "%s%n",
+        "c:\\d",
+    ],
+    "png",
+)
 def test_any_prompt_becomes_a_file_in_the_folder_and_is_known_again(tmp_path_factory, prompts, form):
     out = tmp_path_factory.mktemp("out")
-    order = SamplingOptions(n=1, format=form)
-    written = list(write_pictures(Fake(), prompts, out / "in", order))
+    options = SamplingOptions(n=1, format=form)
+    written = list(write_images(Fake(), prompts, out / "in", options))
     assert {w.path.parent for w in written} == {out / "in"}
     assert sorted(out.iterdir()) == [out / "in"]
     assert {w.path for w in written} == set((out / "in").iterdir())
     assert len({w.path for w in written}) == len({w.prompt for w in written})
-    again = list(write_pictures(Fake(), prompts, out / "in", order))
+    again = list(write_images(Fake(), prompts, out / "in", options))
     assert [(w.path, w.new) for w in again] == [(w.path, False) for w in written]
-    write_grid(Fake(), written, out / "in", order, 16)
+    write_grid(Fake(), written, out / "in", options, 16)
 
 
 @settings(max_examples=300, derandomize=True, database=None, deadline=None)
@@ -173,16 +208,9 @@ def test_names_are_short_and_plain(prompt):
     assert not name.startswith((".", "-"))
 
 
-def test_terminals_that_can_show_pictures():
-    picture = bytes(5000)
-    assert inline(picture, {"KITTY_WINDOW_ID": "1"}).count("\x1b_G") == 2
-    assert inline(picture, {"TERM_PROGRAM": "iTerm.app"}).startswith("\x1b]1337;File=inline=1;size=5000:")
-    assert inline(picture, {"TERM": "xterm-256color"}) == inline(picture, {"KITTY_WINDOW_ID": "1", "TMUX": "x"}) == ""
-
-
 def test_a_damaged_picture_is_no_picture(model, tmp_path):
     path = draw(model, [BEAR], tmp_path)[0].path
     path.write_bytes(path.read_bytes()[:-40])
     assert draw(model, [BEAR], tmp_path)[0].path != path
-    assert pictures.read_info(tmp_path / "absent.png") == {}
+    assert read_info(tmp_path / "absent.png") == {}
     assert dataclasses.asdict(SamplingOptions())["n"] == 4

@@ -1,5 +1,7 @@
 import dataclasses
 import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -37,7 +39,9 @@ def test_truncation_zero_has_no_variety(model):
     assert (images == images[0]).all()
 
 
-@pytest.mark.parametrize("captions", [[""], ["a cat", "  "], ["\u200b\x00"], np.zeros((1, 3), np.int32), np.zeros((1, 20))])
+@pytest.mark.parametrize(
+    "captions", [[""], ["a cat", "  "], ["\u200b\x00"], np.zeros((1, 3), np.int32), np.zeros((1, 20))]
+)
 def test_bad_captions(model, captions):
     with pytest.raises(UserError, match=r"empty caption|captions must be"):
         model.sample(captions)
@@ -73,9 +77,11 @@ def test_scores_are_the_discriminators_of_any_number(model):
     scores = model.score(images, captions)
     assert scores.shape == (18,)
     np.testing.assert_array_equal(scores[:1], model.score(images[:1], BEAR))
-    direct = model.gan.discriminate(model.params, images / np.float32(127.5) - 1, model.tokenizer.encode(captions))
+    direct = model.gan.discriminate(
+        model.params, images / np.float32(127.5) - 1, model.tokenizer.encode(captions)
+    )
     np.testing.assert_allclose(scores, direct, atol=1e-4)
-    with pytest.raises(UserError, match=r"pictures must be uint8\[1, 16, 16, 3\]"):
+    with pytest.raises(UserError, match=r"images must be uint8\[1, 16, 16, 3\]"):
         model.score(images, BEAR)
 
 
@@ -110,6 +116,32 @@ def test_a_shipped_model_is_loaded_by_its_name(model, tmp_path, monkeypatch):
             dallegan.load(path)
 
 
+def test_loading_a_shipped_model_imports_nothing_of_training(tmp_path):
+    """A user who only samples waits for no optimizer, no checkpoints and no data source."""
+    code = """
+import sys, dallegan
+dallegan.load().sample("a cat")
+print(*sorted(sys.modules), sep="\\n")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    loaded = set(done.stdout.split())
+    packages = {
+        "optax",
+        "orbax",
+        "grain",
+        "array_record",
+        "tensorflow_datasets",
+        "tensorflow",
+        "fsspec",
+        "PIL",
+    }
+    assert not loaded & packages
+    ours = {"losses", "steps", "optim", "state", "augment", "parallel", "warmstart", "loop", "data", "run"}
+    assert not loaded & {f"dallegan.{name}" for name in ours | {"evaluation", "commands"}}
+
+
 def test_load_of_what_is_not_a_model(tmp_path):
     with pytest.raises(UserError, match="no such directory"):
         dallegan.load(tmp_path / "absent")
@@ -125,11 +157,23 @@ def test_load_of_what_is_not_a_model(tmp_path):
 def test_best_of_keeps_what_the_discriminator_scores_highest(model):
     tokens = model.tokenizer.encode([BEAR, CAR])
     many = model.sample(tokens, n=15, seed=4)  # groups of three do not end where chunks do
-    score = model.gan.discriminate(model.params, many / np.float32(127.5) - 1, np.repeat(tokens, 15, 0)).reshape(-1, 3)
+    score = model.gan.discriminate(
+        model.params, many / np.float32(127.5) - 1, np.repeat(tokens, 15, 0)
+    ).reshape(-1, 3)
     best = many.reshape(10, 3, *many.shape[1:])[np.arange(10), np.argmax(score, 1)]
     assert (model.sample(tokens, n=5, seed=4, best_of=3) == best).all()
     with pytest.raises(UserError, match="best of 0"):
         model.sample(tokens, best_of=0)
+
+
+@pytest.mark.parametrize(("n", "best_of"), [(20, 1), (3, 5), (1, 40)])
+def test_a_stream_comes_in_small_pieces(model, n, best_of):
+    """A command that is killed loses no more than the candidates of one piece."""
+    pieces = list(model.stream([BEAR, CAR], n=n, seed=4, best_of=best_of))
+    assert all(1 <= len(piece) <= max(1, sampling.CHUNK // best_of) for piece in pieces)
+    np.testing.assert_array_equal(
+        np.concatenate(pieces), model.sample([BEAR, CAR], n=n, seed=4, best_of=best_of)
+    )
 
 
 def test_a_saved_model_is_the_model(model, tmp_path):
@@ -138,7 +182,9 @@ def test_a_saved_model_is_the_model(model, tmp_path):
     assert again.config == model.config
     assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
     rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype("float32"), model.params)
-    np.testing.assert_array_equal(again.sample([BEAR], n=2), dataclasses.replace(model, params=rounded).sample([BEAR], n=2))
+    np.testing.assert_array_equal(
+        again.sample([BEAR], n=2), dataclasses.replace(model, params=rounded).sample([BEAR], n=2)
+    )
     np.testing.assert_allclose(again.sample([BEAR], n=2).astype(float), model.sample([BEAR], n=2), atol=16)
     weights = tmp_path / "new" / "saved" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -155,5 +201,9 @@ def test_a_saved_model_is_the_model(model, tmp_path):
 
 
 def test_a_model_made_in_code_can_be_saved_and_loaded(model, tmp_path):
-    dataclasses.replace(model, config=dataclasses.replace(model.config, workdir="")).save(tmp_path / "saved")  # as Config() has it
-    np.testing.assert_array_equal(dallegan.load(tmp_path / "saved").tokenizer.encode("a cat"), model.tokenizer.encode("a cat"))
+    dataclasses.replace(model, config=dataclasses.replace(model.config, workdir="")).save(
+        tmp_path / "saved"
+    )  # as Config() has it
+    np.testing.assert_array_equal(
+        dallegan.load(tmp_path / "saved").tokenizer.encode("a cat"), model.tokenizer.encode("a cat")
+    )

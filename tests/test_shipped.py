@@ -1,4 +1,4 @@
-"""The models that ship draw what their cards say."""
+"""The shipped models draw what their cards say."""
 
 import shutil
 
@@ -8,12 +8,12 @@ import pytest
 
 import dallegan
 from dallegan.data.storybook.grammar import Caption, Scene, Thing
-from dallegan.evaluation.judge import facts, load_judge
-from dallegan.evaluation.measure import Judged
+from dallegan.evaluation.judge import encode_facts, load_judge
+from dallegan.evaluation.obedience import correct_attributes, read_images
 from dallegan.sampling import DEFAULT, SHIPPED
 
 BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))
-SAID = frozenset({"0.kind", "0.colour", "0.size", "0.pose", "place"})
+NAMED = frozenset({"0.kind", "0.colour", "0.size", "0.pose", "place"})
 NAMES = ["storybook-32", "storybook-64"]
 SENTENCES = {"一只棕色的大熊站在雪地里": "zh", "a big brown bear standing in the snow": "en"}
 
@@ -28,14 +28,14 @@ def test_the_default_is_one_of_them():
 def test_the_sentence_to_get_right(name, sentence):
     images = dallegan.load(name).sample(sentence, n=16)
     assert len({image.tobytes() for image in images}) == 16
-    said = facts([BEAR] * 16, [Caption(sentence, SENTENCES[sentence], SAID)] * 16)
-    right = Judged(load_judge(), images).right(said)
-    assert np.sum(right["all"]) >= 15, {k: float(np.mean(v)) for k, v in right.items()}
+    named = encode_facts([BEAR] * 16, [Caption(sentence, SENTENCES[sentence], NAMED)] * 16)
+    correct = correct_attributes(read_images(load_judge(), images), named)
+    assert np.sum(correct["all"]) >= 15, {name: float(np.mean(x)) for name, x in correct.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_weights_are_those_of_its_network(name, tmp_path):
-    """Which `load` takes for granted; of a folder elsewhere it asks."""
+    """`load` takes this for granted; it checks the weights of a folder elsewhere."""
     model, copy = dallegan.load(name), dallegan.load(shutil.copytree(SHIPPED / name, tmp_path / "copy"))
     assert jax.tree.all(jax.tree.map(np.array_equal, model.params, copy.params))
 

@@ -199,7 +199,7 @@ def test_real_and_generated_pictures_are_augmented_alike(batches):
 
 
 def test_a_batch_in_parts_is_the_whole_batch(batches, monkeypatch):
-    """The means agree without the contrastive term, which compares within a part, if all rows are penalized."""
+    """The means agree without the contrastive term, which compares within a part, and if all rows count."""
     monkeypatch.setattr(
         "dallegan.optim.EPSILON", 1e-2
     )  # or a gradient that is rounding alone would be a whole step

@@ -25,7 +25,7 @@ def test_any_size_and_the_same_scene(size):
     image = Storybook(size).example(5).image
     assert image.shape == (size, size, 3)
     assert image.dtype == np.uint8
-    # the picture of an index is the same scene at every size: blocks of the large one average to the small one
+    # an index is the same scene at every size: blocks of the large image average to the small one
     if size % 32 == 0:
         small = image.reshape(32, size // 32, 32, size // 32, 3).mean((1, 3))
         assert np.abs(small - Storybook(32).example(5).image).mean() < 6
@@ -38,7 +38,11 @@ def test_a_tenth_of_the_triples_is_held_out_and_never_trained_on():
     for objects in (1, 2):
         for split in ("train", "test", "heldout"):
             source = Storybook(32, split, objects=objects)
-            seen = {(t.kind, t.colour, scene.place) for scene, _ in map(source.scene, range(3000)) for t in scene.things}
+            seen = {
+                (t.kind, t.colour, scene.place)
+                for scene, _ in map(source.scene, range(3000))
+                for t in scene.things
+            }
             assert (seen <= held) if split == "heldout" else not seen & held
     # each attribute value still occurs in training with every other
     rest = set(triples) - held
@@ -53,7 +57,11 @@ def test_test_split_is_not_the_train_split():
 
 def test_grammar_yields_the_sentences_of_the_design():
     said = {grammar.caption(BEAR, seed).text for seed in range(4000)}
-    assert {"一只棕色的大熊站在雪地里", "雪地里站着一只棕色的大熊", "a big brown bear standing in the snow"} <= said
+    assert {
+        "一只棕色的大熊站在雪地里",
+        "雪地里站着一只棕色的大熊",
+        "a big brown bear standing in the snow",
+    } <= said
     assert len(said) > 60
 
 
@@ -63,7 +71,12 @@ def test_captions_name_what_they_say_they_name():
         said = grammar.caption(scene, seed)
         for i, thing in enumerate(scene.things):
             words = (
-                {"kind": thing.kind, "colour": thing.colour, "pose": thing.pose or "", "size": grammar.EN_SIZE[thing.size][0]}
+                {
+                    "kind": thing.kind,
+                    "colour": thing.colour,
+                    "pose": thing.pose or "",
+                    "size": grammar.EN_SIZE[thing.size][0],
+                }
                 if said.language == "en"
                 else {
                     "kind": grammar.ZH_OBJECT[thing.kind][1],
@@ -73,12 +86,16 @@ def test_captions_name_what_they_say_they_name():
                 }
             )
             for field, word in words.items():
-                alternatives = grammar.EN_SIZE[thing.size] if field == "size" and said.language == "en" else (word,)
+                alternatives = (
+                    grammar.EN_SIZE[thing.size] if field == "size" and said.language == "en" else (word,)
+                )
                 named = f"{i}.{field}" in said.mentions
                 if named:
                     assert any(w in said.text for w in alternatives), said
                 elif word and len(scene.things) == 1:
-                    spaced, around = (f" {said.text} ", " ") if said.language == "en" else (said.text, "")  # Chinese has no spaces
+                    spaced, around = (
+                        (f" {said.text} ", " ") if said.language == "en" else (said.text, "")
+                    )  # Chinese has no spaces
                     assert not any(f"{around}{w}{around}" in spaced for w in alternatives), said
         assert ("side" in said.mentions) == (len(scene.things) == 2)
 
@@ -98,7 +115,7 @@ def test_left_is_left():
 
 
 @pytest.mark.parametrize("objects", [1, 2])
-def test_negatives_are_false_of_the_picture(objects):
+def test_negatives_are_false_of_the_image(objects):
     source, swapped, kinds, related = Storybook(16, objects=objects), 0, 0, {"side": 0, "colours": 0}
     for i in range(2000):
         scene, seed = source.scene(i)
@@ -108,24 +125,37 @@ def test_negatives_are_false_of_the_picture(objects):
         assert text.language == said.language
         if len(other.things) == len(scene.things) == 1:
             assert not all(grammar.holds(scene, a, other) for a in text.mentions)
-        differing = [a for a in said.mentions if not grammar.holds(scene, a, other)] if said.mentions == text.mentions else []
+        differing = (
+            [a for a in said.mentions if not grammar.holds(scene, a, other)]
+            if said.mentions == text.mentions
+            else []
+        )
         swapped += len(differing) == 1
         kinds += len(differing) == 1 and differing[0].endswith("kind")
-        # the words of both sentences are then the same, and only what belongs to what tells them apart
-        if sorted(differing) == ["0.colour", "1.colour"] and [t.colour for t in other.things] == [t.colour for t in reversed(scene.things)]:
+        # both sentences then have the same words, and differ only in what belongs to what
+        if sorted(differing) == ["0.colour", "1.colour"] and [t.colour for t in other.things] == [
+            t.colour for t in reversed(scene.things)
+        ]:
             related["colours"] += 1
             assert sorted(text.text) == sorted(said.text) or said.language == "en"  # or "a" becomes "an"
         related["side"] += differing == ["side"]
     assert 0.4 < swapped / 2000 < 0.7
     assert (0.4 if objects == 1 else 0.2) < kinds / swapped < 0.65
-    assert all(0.04 < count / 2000 < 0.2 if objects == 2 else count == 0 for count in related.values()), (kinds / swapped, related)
+    assert all(0.04 < count / 2000 < 0.2 if objects == 2 else count == 0 for count in related.values()), (
+        kinds / swapped,
+        related,
+    )
 
 
 def test_swap_changes_one_attribute_only():
     rng = random.Random(0)
     for attribute in ("place", "0.kind", "0.colour", "0.size", "0.pose"):
         other = swap(BEAR, attribute, rng)
-        assert [a for a in ("place", "0.kind", "0.colour", "0.size", "0.pose") if not grammar.holds(BEAR, a, other)] == [attribute]
+        assert [
+            a
+            for a in ("place", "0.kind", "0.colour", "0.size", "0.pose")
+            if not grammar.holds(BEAR, a, other)
+        ] == [attribute]
         assert (other.things[0].pose in POSES) == (other.things[0].kind in grammar.ANIMALS)
 
 
@@ -134,7 +164,9 @@ def test_prompts_are_in_words_that_captions_use():
         source = Storybook(32, objects=objects)
         prompts, words = source.prompts(), " ".join(source.captions(3000))
         assert len(set(prompts)) == 8
-        assert all(word in words for prompt in prompts for word in (prompt.split() if prompt.isascii() else prompt))
+        assert all(
+            word in words for prompt in prompts for word in (prompt.split() if prompt.isascii() else prompt)
+        )
         assert sum("left" in prompt or "边" in prompt for prompt in prompts) == 4 * (objects - 1)
 
 

@@ -1,4 +1,4 @@
-"""Tar shards: the right picture and captions by place, whatever the shard is like; names are only keys."""
+"""Tar shards: the right image and captions by offset, whatever the shard is like; names are only keys."""
 
 import importlib.util
 import io
@@ -11,14 +11,14 @@ import pytest
 from conftest import assert_processes_agree, faulty, tiny
 from PIL import Image
 
-from dallegan.data.source import FileCache
+from dallegan.data.file_source import FileCache
 from dallegan.data.webdataset import WebDataset, find
 from dallegan.errors import TransientError, UserError
-from dallegan.io.image import read_image
+from dallegan.io.image import ImageError, read_image
 
 
-def picture(i, kind="PNG", size=20):
-    """A file that is another for each i."""
+def image_file(i, kind="PNG", size=20):
+    """Returns an image file, a different one for each i."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(i).integers(0, 255, (size, size + 4, 3), np.uint8)).save(file, kind)
     return file.getvalue()
@@ -34,10 +34,10 @@ def write_tar(path, members, **options):
 
 
 def sample(i, kind="jpg"):
-    """The members of one picture, as img2dataset writes them."""
+    """Returns the members of one image, as img2dataset writes them."""
     about = json.dumps({"caption": f"caption {i}", "url": "x", "key": f"{i:05d}"}).encode()
     return [
-        (f"{i:05d}.{kind}", picture(i, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[kind])),
+        (f"{i:05d}.{kind}", image_file(i, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[kind])),
         (f"{i:05d}.txt", f"caption {i}".encode()),
         (f"{i:05d}.json", about),
     ]
@@ -47,22 +47,30 @@ def sample(i, kind="jpg"):
 def shards(tmp_path):
     for shard in range(3):
         members = [m for i in range(4) for m in sample(4 * shard + i, ("jpg", "png", "webp")[shard])]
-        write_tar(tmp_path / f"{shard:05d}.tar", members, format=(tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[shard])
+        write_tar(
+            tmp_path / f"{shard:05d}.tar",
+            members,
+            format=(tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)[shard],
+        )
     (tmp_path / "00000_stats.json").write_text("{}")
     return tmp_path
 
 
-def test_places_against_a_plain_reading_with_tarfile(shards):
+def test_reading_by_offset_equals_reading_with_tarfile(shards):
     source = WebDataset(str(shards), 16)
     plain = []
     for path in sorted(shards.glob("*.tar")):
         with tarfile.open(path) as tar:
             files = {m.name: tar.extractfile(m).read() for m in tar}
-        plain += [(f"{path.name}:{n}", files[n], files[n.split(".")[0] + ".txt"].decode()) for n in files if not n.endswith(("txt", "json"))]
+        plain += [
+            (f"{path.name}:{n}", files[n], files[n.split(".")[0] + ".txt"].decode())
+            for n in files
+            if not n.endswith(("txt", "json"))
+        ]
     assert len(source) == len(plain) == 12
     for i, (name, data, text) in enumerate(plain):
-        assert (source.name(i), source.record(i)) == (name, (data, [text]))
-        np.testing.assert_array_equal(source.read(i)[0], read_image(data, 16))
+        assert (source.name(i), source.part(i, "image"), source.captions_of(i)) == (name, data, [text])
+        np.testing.assert_array_equal(source.load(i)[0], read_image(data, 16))
     assert not source.skipped
     assert source.index.itemsize == 40
 
@@ -80,11 +88,13 @@ def test_in_a_bucket(shards):
         memory.pipe(f"/bucket/{path.name}", path.read_bytes())
     here, there = WebDataset(str(shards), 16), WebDataset("memory://bucket/{00000..00002}.tar", 16)
     np.testing.assert_array_equal(here.index, there.index)
-    assert [there.record(i) for i in range(12)] == [here.record(i) for i in range(12)]
+    for i in range(12):
+        assert there.part(i, "image") == here.part(i, "image")
+        assert there.captions_of(i) == here.captions_of(i)
     assert len(find("memory://bucket")) == len(find("memory://bucket/*.tar")) == 3
     memory.rm("/bucket", recursive=True)
     rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match=r"12 pictures in a row cannot be read.*FileNotFoundError"):
+    with pytest.raises(UserError, match=r"12 images in a row cannot be read.*FileNotFoundError"):
         there.example(0, rng)
     with pytest.raises(UserError, match=r"cannot read none://b/a.tar: is fsspec's package for it installed"):
         WebDataset("none://b/a.tar", 16)
@@ -105,32 +115,51 @@ def test_in_a_bucket(shards):
     ],
 )
 def test_captions(tmp_path, members, captions):
-    write_tar(tmp_path / "a.tar", [*members, ("a.JPG", picture(0))])
+    write_tar(tmp_path / "a.tar", [*members, ("a.JPG", image_file(0))])
     source = WebDataset(str(tmp_path), 16)
-    assert source.texts(0) == source.captions(9) == captions
+    assert source.captions_of(0) == source.captions(9) == captions
     assert source.prompts() == captions[:1]
 
 
-def test_whatever_cannot_be_used_is_skipped_and_named(tmp_path):
+def test_what_cannot_be_used_is_skipped_and_named(tmp_path):
     good = sample(0)
-    write_tar(tmp_path / "a.tar", [*good, ("silent.jpg", picture(1)), ("blind.txt", b"x"), ("00000.png", picture(2)), ("e.jpg", b""), ("e.txt", b"x")])
+    write_tar(
+        tmp_path / "a.tar",
+        [
+            *good,
+            ("silent.jpg", image_file(1)),
+            ("blind.txt", b"x"),
+            ("00000.png", image_file(2)),
+            ("e.jpg", b""),
+            ("e.txt", b"x"),
+        ],
+    )
     whole = write_tar(tmp_path / "cut.tar", sample(1) + sample(2)).read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: whole.index(b"00002.jpg") + 600])
-    (tmp_path / "damaged.tar").write_bytes(whole.replace(b"00002.jpg", b"00002/jpg", 1))  # its header's checksum
+    (tmp_path / "damaged.tar").write_bytes(
+        whole.replace(b"00002.jpg", b"00002/jpg", 1)
+    )  # its header's checksum
     (tmp_path / "text.tar").write_text("no tar " * 200)
     (tmp_path / "empty.tar").touch()
     with tarfile.open(tmp_path / "b.tar.gz", "w:gz"):
         pass
     source = WebDataset(str(tmp_path / "{a,cut,damaged,text,empty,gone}.tar"), 16)
     reasons = {
-        "a.tar:silent": "no caption", "a.tar:blind": "no picture", "a.tar:00000.png": "00000 has another image",
-        "a.tar:e.jpg": "0 bytes", "a.tar:e": "no picture",
-        "cut.tar:00002.jpg": "truncated", "cut.tar": "unexpected end of data; 1 names", "damaged.tar": "truncated or damaged; 1 names",
-        "text.tar": "ReadError", "empty.tar": "ReadError: empty file", "gone.tar": "No such file",
-    }  # fmt: skip
-    assert [source.texts(i)[0] for i in range(len(source))] == ["caption 0", "caption 1", "caption 1"]
+        "a.tar:silent": "no caption",
+        "a.tar:blind": "no image",
+        "a.tar:00000.png": "00000 has another image",
+        "a.tar:e.jpg": "0 bytes",
+        "a.tar:e": "no image",
+        "cut.tar:00002.jpg": "truncated",
+        "cut.tar": "unexpected end of data; 1 names",
+        "damaged.tar": "truncated or damaged; 1 names",
+        "text.tar": "ReadError",
+        "empty.tar": "ReadError: empty file",
+        "gone.tar": "No such file",
+    }
+    assert [source.captions_of(i)[0] for i in range(len(source))] == ["caption 0", "caption 1", "caption 1"]
     assert {k: v for k, v in reasons.items() if v not in source.skipped.get(k, "")} == {}
-    with pytest.raises(UserError, match=r"no captioned pictures in .*gunzip"):
+    with pytest.raises(UserError, match=r"no captioned images in .*gunzip"):
         WebDataset(str(tmp_path / "*.gz"), 16)
     with pytest.raises(UserError, match="no tar files in"):
         WebDataset(str(tmp_path / "*.zip"), 16)
@@ -143,7 +172,10 @@ def test_whatever_cannot_be_used_is_skipped_and_named(tmp_path):
 def test_a_hostile_tar_writes_nothing_and_ends(tmp_path):
     (tmp_path / "in").mkdir()
     names = ("../escaped", "/tmp/dallegan-escaped", "a/../../b")
-    write_tar(tmp_path / "in" / "a.tar", [(f"{n}.{s}", d) for n in names for s, d in (("png", picture(0)), ("txt", b"x"))])
+    write_tar(
+        tmp_path / "in" / "a.tar",
+        [(f"{n}.{s}", d) for n in names for s, d in (("png", image_file(0)), ("txt", b"x"))],
+    )
     back = tarfile.TarInfo("z.txt")
     back.pax_headers = {"size": "-2048"}  # leads back to the first header
     (tmp_path / "in" / "b.tar").write_bytes(back.tobuf(tarfile.PAX_FORMAT) + bytes(1024))
@@ -161,23 +193,31 @@ def test_a_header_of_a_terabyte_is_one_damaged_shard(tmp_path):
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.XHDTYPE, 2**42
     whole = (tmp_path / "b.tar").read_bytes()
-    (tmp_path / "b.tar").write_bytes(whole[: whole.rindex(b"caption 1") // 512 * 512 + 512] + header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    (tmp_path / "b.tar").write_bytes(
+        whole[: whole.rindex(b"caption 1") // 512 * 512 + 512]
+        + header.tobuf(tarfile.GNU_FORMAT)
+        + bytes(1024)
+    )
     source = WebDataset(str(tmp_path), 16)
     assert len(source) == 2
     assert source.skipped == {"b.tar": f"damaged: a header of {2**42} bytes; 1 names before"}
 
 
-def test_unreadable_pictures_give_way_to_the_next_and_processes_agree(tmp_path):
+def test_unreadable_images_give_way_to_the_next_and_processes_agree(tmp_path):
     members = [m for i in range(8) for m in sample(i)]
     members[6] = ("00002.jpg", b"broken")
-    members[15:18] = [("00005.jpg", picture(5)), ("00005.json", b"{}")]
+    members[15:18] = [("00005.jpg", image_file(5)), ("00005.json", b"{}")]
     write_tar(tmp_path / "a.tar", members)
     source = WebDataset(str(tmp_path), 16)
     first = source.example(2, np.random.default_rng(1))
-    np.testing.assert_array_equal(first.image, source.read(3)[0])
+    np.testing.assert_array_equal(first.image, source.load(3)[0])
     assert first.caption == "caption 3"
-    assert all(e.caption != e.negative for e in (source.example(i, np.random.default_rng(9 * i)) for i in range(8)))
-    assert set(source.skipped.items()) == {("a.tar:00002.jpg", "no picture, or of a kind that is not read"), ("a.tar:00005.jpg", "no caption")}
+    assert all(
+        e.caption != e.negative for e in (source.example(i, np.random.default_rng(9 * i)) for i in range(8))
+    )
+    with pytest.raises(ImageError) as error:
+        read_image(b"broken", 16)
+    assert source.skipped == {"a.tar:00002.jpg": str(error.value), "a.tar:00005.jpg": "no caption"}
     config = tiny(data__source=f"webdataset:{tmp_path}", data__flip=True, batch=8)
     assert_processes_agree(config)
 
@@ -201,37 +241,45 @@ def test_a_dropped_file_stays_readable_and_the_rest_are_few(tmp_path):
     assert (kept.path, len(closed)) == ("a", 18)
 
 
-def test_a_shard_that_is_not_given_just_now_is_no_reason_to_go_without(tmp_path, monkeypatch):
+def test_a_shard_with_a_passing_error_is_not_skipped(tmp_path, monkeypatch):
     import fsspec
 
     write_tar(tmp_path / "a.tar", sample(0))
     faulty(tmp_path / "b.tar")
-    with pytest.raises(TransientError, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"):
+    with pytest.raises(
+        TransientError, match=r"^cannot read .*b.tar: \[Errno 5\] Input/output error; try again$"
+    ):
         WebDataset(str(tmp_path), 16)
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
 
     def busy(*args, **options):
-        raise RuntimeError("503")  # as a bucket's own error, which is no OSError
+        raise RuntimeError("503")  # a bucket's own error, which is no OSError
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "_open", busy)
-        with pytest.raises(TransientError, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"):
+        with pytest.raises(
+            TransientError, match=r"^cannot read memory://bucket/a.tar: RuntimeError: 503; try again$"
+        ):
             WebDataset("memory://bucket/a.tar", 16)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "isdir", busy)
-        with pytest.raises(TransientError, match=r"^cannot read webdataset:memory://bucket: RuntimeError: 503$"):
+        with pytest.raises(
+            TransientError, match=r"^cannot read webdataset:memory://bucket: RuntimeError: 503$"
+        ):
             WebDataset("memory://bucket", 16)
 
     def forbidden(*args, **options):
-        raise OSError("Forbidden: https://bucket\nno access")  # as gcsfs says it
+        raise OSError("Forbidden: https://bucket\nno access")  # gcsfs's own message
 
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "_open", forbidden)
-        with pytest.raises(UserError, match=r"^no captioned pictures in .*OSError: Forbidden: https://bucket'\)$") as told:
+        with pytest.raises(
+            UserError, match=r"^no captioned images in .*OSError: Forbidden: https://bucket'\)$"
+        ) as error:
             WebDataset("memory://bucket/a.tar", 16)
-    assert not isinstance(told.value, TransientError)
+    assert not isinstance(error.value, TransientError)
     try:
         assert len(WebDataset("memory://bucket/{a,gone}.tar", 16)) == 1
     finally:

@@ -1,4 +1,4 @@
-"""`dallegan report`: writes an HTML page about a run."""
+"""`dallegan report`: writes an HTML page about one run, or about several."""
 
 import dataclasses
 import pathlib
@@ -7,19 +7,24 @@ from typing import Annotated
 
 import tyro
 
+from dallegan.errors import UserError
 from dallegan.io.cli import parse
 from dallegan.run.report import write_report
+
+RUNS = tyro.conf.arg(metavar="RUN [RUN ...]")
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    """Put a run's curves, sample grids, settings and cost on one HTML page."""
+    """Put a run's curves, sample grids, settings and cost on one HTML page, or the curves of several runs."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]  # a run directory, as train.py writes it
-    out: pathlib.Path | None = None  # the file; default: report.html in the run
+    runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional, RUNS]  # as `dallegan train` writes them
+    out: pathlib.Path | None = None  # the file; default: report.html, of one run in its directory
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and writes."""
+    """Writes the page and prints its path."""
     args = parse(Args, "dallegan report", args=argv)
-    print(write_report(args.run, args.out))
+    if not args.runs:
+        raise UserError("name a run directory: dallegan report RUN [RUN...]")
+    print(write_report(*args.runs, out=args.out))

@@ -1,44 +1,42 @@
-"""Captions to files: pictures that say what they are, grids, animations. A picture that is there already is not drawn again."""
+"""From captions to files: images that say what they show, sheets and animations.
+
+A file that exists already with the same content is not drawn again.
+"""
 
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import pathlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
 from dallegan.errors import UserError
 from dallegan.io.files import write_atomic
-from dallegan.io.image import KINDS, grid, png
+from dallegan.io.image import GAP, LINE, Format, encode_animation, encode_image, grid, open_image, read_info
 from dallegan.sampling import Model
 
-Format = Literal["png", "webp", "jpeg"]
-QUALITY = {"webp": {"lossless": True}, "jpeg": {"quality": 95, "subsampling": 0}}
-BLOCK = 64  # prompts drawn together
-GRID_ROWS, GRID_COLUMNS = 64, 16  # prompts shown in the sheet, and pictures of each
-SHEET = 12_000  # most pixels of its width and height: WebP takes 16,383
-MILLISECONDS = 80  # a frame of an animation
-MOST = 4000  # characters of a prompt in a JPEG file, whose EXIF has room for 64 KB: up to 12 bytes each
+BLOCK = 64  # prompts that are drawn together
+GRID_ROWS, GRID_COLUMNS = 64, 16  # prompts on a sheet, and images of each
+MAX_SIDE = 12_000  # of a sheet, in pixels; WebP holds 16,383
+MILLISECONDS = 80  # per frame of an animation
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedImage:
-    """A picture on disk."""
+    """An image on disk."""
 
     path: pathlib.Path
     prompt: str
     seed: int
-    index: int  # among the pictures of its prompt
-    score: float | None  # the discriminator's, where it was asked for
-    new: bool  # False: it was there already
+    index: int  # among the images of its prompt
+    score: float | None  # the discriminator's; None if it was not asked for
+    new: bool  # False if the file existed already
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,97 +52,116 @@ class SamplingOptions:
     score: bool = False
 
     def info(self, model: Model, prompt: str, index: int) -> dict[str, str]:
-        """What a picture is a function of; it is in its metadata."""
-        said = _told(prompt) if self.format == "jpeg" else prompt
-        about = {"prompt": said, "seed": self.seed, "index": index, "truncation": self.truncation, "best_of": self.best_of, "model": model.digest}
-        return {name: str(value) for name, value in about.items()}
+        """Returns all that determines an image, for the metadata of its file."""
+        return {
+            "prompt": prompt,
+            "seed": str(self.seed),
+            "index": str(index),
+            "truncation": str(self.truncation),
+            "best_of": str(self.best_of),
+            "model": model.digest,
+        }
 
 
-def write_pictures(model: Model, prompts: Iterable[str], out: pathlib.Path, order: SamplingOptions, total: int | None = None, block: int = BLOCK) -> Iterator[SavedImage]:
-    """Writes one file a picture and yields it, prompt by prompt, at constant memory. total: prompts, where known, for the progress bar.
+def write_images(
+    model: Model,
+    prompts: Iterable[str],
+    out: pathlib.Path,
+    options: SamplingOptions,
+    total: int | None = None,
+    block: int = BLOCK,
+) -> Iterator[SavedImage]:
+    """Writes one file per image and yields it, prompt by prompt, at constant memory.
 
-    A file whose metadata say that it is the picture to be drawn is left alone, so that a command that was killed goes on; any other file is never
-    overwritten unless `order` says so. UserError where `out` cannot be written to.
+    A file whose metadata are those of the image to draw is left alone, so that a command that was killed goes
+    on. Any other file is kept too, unless `options.overwrite`; the new one gets another name.
+
+    Args:
+        model: what draws.
+        prompts: captions; one that comes again is drawn once.
+        out: the folder for the files, which are named after the prompts.
+        options: what to draw of each prompt, and how to write it.
+        total: number of prompts for the progress bar; None if it is not known.
+        block: prompts that are drawn together.
+
+    Raises:
+        UserError: if `out` cannot be written to.
     """
-    prompts, pictures = (_plain(prompt) for prompt in prompts), None if total is None else total * order.n
-    with tqdm(total=pictures, unit="img", disable=not sys.stderr.isatty() or (pictures or BLOCK) < BLOCK) as bar:
-        while asked := list(itertools.islice(prompts, block)):
-            todo = [p for p in dict.fromkeys(asked) if not all(_place(out, order.info(model, p, k), order)[1] for k in range(order.n))]
-            drawn = _draw(model, tuple(todo), order)
-            for prompt, k in ((prompt, k) for prompt in asked for k in range(order.n)):
-                picture, score = next(drawn) if prompt in todo else (None, None)
-                info = order.info(model, prompt, k)
-                path, there = _place(out, info, order)
-                if not there and picture is not None:
-                    save(picture, path, order.format, info)
-                elif order.score and score is None:
-                    score = float(model.score(open_picture(path)[None], prompt)[0])
-                yield SavedImage(path, prompt, order.seed, k, score, not there)
+    prompts = (_encodable(prompt) for prompt in prompts)
+    images = None if total is None else total * options.n
+    with tqdm(total=images, unit="img", disable=not sys.stderr.isatty() or (images or BLOCK) < BLOCK) as bar:
+        while chosen := list(itertools.islice(prompts, block)):
+            missing = [p for p in dict.fromkeys(chosen) if not _all_exist(model, p, out, options)]
+            drawn = _draw(model, tuple(missing), options)
+            for prompt, k in itertools.product(chosen, range(options.n)):
+                image, score = next(drawn) if prompt in missing else (None, None)
+                info = options.info(model, prompt, k)
+                path, exists = _free_path(out, _stem(info), info, options)
+                if not exists and image is not None:
+                    _write(path, encode_image(Image.fromarray(image), info, options.format))
+                elif options.score and score is None:
+                    score = float(model.score(open_image(path)[None], prompt)[0])
+                yield SavedImage(path, prompt, options.seed, k, score, not exists)
                 bar.update()
-                if k == order.n - 1 and prompt in todo:
-                    todo.remove(prompt)  # should it be asked for again, it is there
+                if k == options.n - 1 and prompt in missing:
+                    missing.remove(prompt)  # its files exist now, if it comes again in this block
 
 
-def _draw(model: Model, prompts: Sequence[str], order: SamplingOptions) -> Iterator[tuple[np.ndarray, float | None]]:
-    """Pictures and scores, prompt by prompt."""
+def _draw(
+    model: Model, prompts: Sequence[str], options: SamplingOptions
+) -> Iterator[tuple[np.ndarray, float | None]]:
+    """Yields images uint8[H, W, 3] and their scores, prompt by prompt."""
     if not prompts:
         return
-    at = 0
-    for images in model.stream(prompts, order.n, order.seed, order.truncation, order.best_of):
-        captions = [prompts[i // order.n] for i in range(at, at + len(images))]
-        at += len(images)
-        scores = model.score(_as_written(images, order.format), captions).tolist() if order.score and len(images) else [None] * len(images)
+    captions = (prompt for prompt in prompts for _ in range(options.n))
+    for images in model.stream(prompts, options.n, options.seed, options.truncation, options.best_of):
+        own = list(itertools.islice(captions, len(images)))
+        scores = model.score(images, own).tolist() if options.score else [None] * len(images)
         yield from zip(images, scores, strict=True)
 
 
-def _as_written(images: np.ndarray, form: Format) -> np.ndarray:
-    """Pictures as their files will have them, so that scores are those of the files."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(_encode(x, form, {})))) for x in images]) if form == "jpeg" else images
+def write_grid(
+    model: Model, written: Sequence[SavedImage], out: pathlib.Path, options: SamplingOptions, cell: int
+) -> pathlib.Path:
+    """Writes a sheet of images that exist, one row per prompt under its caption, and returns its path.
 
-
-def write_grid(model: Model, written: list[SavedImage], out: pathlib.Path, order: SamplingOptions, cell: int) -> pathlib.Path:
-    """A sheet of pictures that were written, a row a prompt under its caption, each `cell` pixels wide or more: of so many rows and columns, and of
-    such a `cell` at most, that its sides stay below `SHEET`."""
-    side, gap, caption = model.config.data.size, 4, 48  # of two lines
-    rows = [list(row)[:GRID_COLUMNS][: SHEET // (side + gap)] for _, row in itertools.groupby(written, key=lambda w: w.prompt)][: SHEET // (side + caption)]
-    cell = min(cell, SHEET // len(rows) - caption, SHEET // max(map(len, rows)) - gap)
-    prompts = [row[0].prompt for row in rows]
-    info = order.info(model, json.dumps(prompts, ensure_ascii=False), 0) | {"n": str(order.n), "cell": str(cell)}
-    path, there = _free(out, "grid", info, order)
-    if not there:
-        sheet = grid([[open_picture(w.path) for w in row] for row in rows], [" ".join(p.split()) for p in prompts], cell)
-        save(np.asarray(sheet), path, order.format, info)
+    Each image is at least `cell` pixels wide. Rows and columns are dropped and `cell` is lowered so that no
+    side of the sheet exceeds MAX_SIDE.
+    """
+    side, caption = model.config.data.size, 2 * LINE + 2 * GAP
+    groups = [list(group) for _, group in itertools.groupby(written, key=lambda image: image.prompt)]
+    columns, rows = min(GRID_COLUMNS, MAX_SIDE // (side + GAP)), MAX_SIDE // (side + caption)
+    groups = [group[:columns] for group in groups[:rows]]
+    cell = min(cell, MAX_SIDE // len(groups) - caption, MAX_SIDE // max(map(len, groups)) - GAP)
+    prompts = [group[0].prompt for group in groups]
+    info = options.info(model, json.dumps(prompts, ensure_ascii=False), 0)
+    info |= {"n": str(options.n), "cell": str(cell)}
+    path, exists = _free_path(out, "grid", info, options)
+    if not exists:
+        images = [[open_image(image.path) for image in group] for group in groups]
+        sheet = grid(images, [" ".join(prompt.split()) for prompt in prompts], cell)
+        _write(path, encode_image(sheet, info, options.format))
     return path
 
 
-def write_animation(model: Model, a: str, b: str, out: pathlib.Path, order: SamplingOptions, frames: int) -> Iterator[SavedImage]:
-    """The way from caption to caption and back, `n` times; of one caption, from noise to noise. GIF, or WebP where that is the format."""
-    form, a, b = "webp" if order.format == "webp" else "gif", _plain(a), _plain(b)
-    order = dataclasses.replace(order, best_of=1)  # nothing is chosen here
-    for k in range(order.n):
-        info = order.info(model, a, k) | {"to": b, "frames": str(frames)}
-        path, there = _free(out, f"{slug(a)}-to-{slug(b)}-s{order.seed}-{k}", info, order, form)
-        if not there:
-            way = model.interpolate(a, b, frames, k, order.seed, order.truncation)
+def write_animations(
+    model: Model, a: str, b: str, out: pathlib.Path, options: SamplingOptions, frames: int
+) -> Iterator[SavedImage]:
+    """Writes `options.n` WebP animations from caption a to caption b and back, and yields them.
+
+    If both captions are the same, each animation goes from noise to noise. `frames` counts one way.
+    """
+    a, b, options = _encodable(a), _encodable(b), dataclasses.replace(options, best_of=1, format="webp")
+    for k in range(options.n):
+        info = options.info(model, a, k) | {"to": b, "frames": str(frames)}
+        path, exists = _free_path(out, f"{slug(a)}-to-{slug(b)}-s{options.seed}-{k}", info, options)
+        if not exists:
+            way = model.interpolate(a, b, frames, k, options.seed, options.truncation)
             side = max(1, 256 // way.shape[1]) * way.shape[1]
-            pictures = [Image.fromarray(x).resize((side, side), Image.Resampling.NEAREST) for x in [*way, *way[-2:0:-1]]]
-            file, options = io.BytesIO(), {"lossless": True, "exif": exif(info)} if form == "webp" else {"comment": json.dumps(info).encode()}
-            pictures[0].save(file, form, save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0, **options)
-            _write(path, file.getvalue())
-        yield SavedImage(path, a, order.seed, k, None, not there)
-
-
-def save(picture: np.ndarray, path: pathlib.Path, form: Format, info: Mapping[str, str]) -> None:
-    """Writes uint8[H, W, 3] with what it is in its metadata: PNG text, or JSON in the EXIF description of others. Whole or not at all."""
-    _write(path, _encode(picture, form, info))
-
-
-def _encode(picture: np.ndarray, form: Format, info: Mapping[str, str]) -> bytes:
-    image, file = Image.fromarray(picture), io.BytesIO()
-    if form == "png":
-        return png(image, info)
-    image.save(file, form, exif=exif(info), **QUALITY[form])
-    return file.getvalue()
+            images = (Image.fromarray(image) for image in (*way, *way[-2:0:-1]))
+            enlarged = [image.resize((side, side), Image.Resampling.NEAREST) for image in images]
+            _write(path, encode_animation(enlarged, info, MILLISECONDS))
+        yield SavedImage(path, a, options.seed, k, None, not exists)
 
 
 def _write(path: pathlib.Path, data: bytes) -> None:
@@ -155,63 +172,46 @@ def _write(path: pathlib.Path, data: bytes) -> None:
         raise UserError(f"cannot write to {path.parent}: {error.strerror}") from None
 
 
-def exif(info: Mapping[str, str]) -> Image.Exif:
-    """EXIF whose image description is the JSON of `info`, in ASCII as it must be."""
-    made = Image.Exif()
-    made[ExifTags.Base.ImageDescription] = json.dumps(info)
-    return made
-
-
-def read_info(path: pathlib.Path) -> dict[str, str]:
-    """What a picture that was written here says of itself; {} for any other file."""
-    try:
-        with Image.open(path, formats=KINDS) as image:
-            if image.format == "PNG":
-                image.load()  # text may follow the pixels
-                return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
-            said = image.info.get("comment") if image.format == "GIF" else image.getexif().get(ExifTags.Base.ImageDescription)
-            found = json.loads(said or "{}")
-            return found if isinstance(found, dict) else {}
-    except Exception:  # Pillow's decoders raise nearly anything on what is no picture
-        return {}
-
-
-def open_picture(path: pathlib.Path) -> np.ndarray:
-    """uint8[H, W, 3]."""
-    with Image.open(path, formats=KINDS) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _place(out: pathlib.Path, info: Mapping[str, str], order: SamplingOptions) -> tuple[pathlib.Path, bool]:
-    return _free(out, f"{slug(info['prompt'])}-s{info['seed']}-{info['index']}", info, order)
-
-
-def _told(prompt: str) -> str:
-    """A prompt as a JPEG file can hold it."""
-    return prompt if len(prompt) <= MOST else f"{prompt[:MOST]}... sha256 {hashlib.sha256(prompt.encode()).hexdigest()}"
-
-
-def _plain(prompt: str) -> str:
-    """As it can be written: a lone surrogate has no UTF-8 form."""
+def _encodable(prompt: str) -> str:
+    """Replaces lone surrogates, which have no UTF-8 form."""
     return prompt.encode("utf-8", "replace").decode()
 
 
-def _free(out: pathlib.Path, stem: str, info: Mapping[str, str], order: SamplingOptions, suffix: str = "") -> tuple[pathlib.Path, bool]:
-    """`stem.png`, or `stem-2.png` and so on where that is another picture; and whether it is there already."""
-    suffix = suffix or {"jpeg": "jpg"}.get(order.format, order.format)
+def _all_exist(model: Model, prompt: str, out: pathlib.Path, options: SamplingOptions) -> bool:
+    """Returns True if all images of a prompt are in `out` and may stay."""
+    infos = (options.info(model, prompt, k) for k in range(options.n))
+    return all(_free_path(out, _stem(info), info, options)[1] for info in infos)
+
+
+def _stem(info: Mapping[str, str]) -> str:
+    return f"{slug(info['prompt'])}-s{info['seed']}-{info['index']}"
+
+
+def _free_path(
+    out: pathlib.Path, stem: str, info: Mapping[str, str], options: SamplingOptions
+) -> tuple[pathlib.Path, bool]:
+    """Returns the path for an image, and True if the image is there already and need not be drawn.
+
+    The path is `stem.png`, or `stem-2.png` and so on if another file has that name and must not be
+    overwritten.
+    """
     for i in itertools.count(1):
-        path = out / (f"{stem}.{suffix}" if i == 1 else f"{stem}-{i}.{suffix}")
+        path = out / (f"{stem}.{options.format}" if i == 1 else f"{stem}-{i}.{options.format}")
         if not path.exists():
             return path, False
         if read_info(path) == info:
-            return path, not order.overwrite
-        if order.overwrite:
+            return path, not options.overwrite
+        if options.overwrite:
             return path, False
     raise AssertionError
 
 
 def slug(prompt: str) -> str:
-    """A file name for a prompt: its letters and digits of any script, at most 40 and 80 bytes; with a hash where that is not all there is to it."""
+    """Returns a file name for a prompt: its letters and digits of any script.
+
+    The name has at most 40 letters of the prompt, and at most 80 bytes of them. A hash follows if the name
+    does not say the whole prompt.
+    """
     words = re.sub(r"\W+", "-", prompt).strip("-_")[:40].encode()[:80].decode(errors="ignore")
     if words and words.replace("-", " ") == prompt:
         return words

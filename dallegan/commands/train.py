@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from dallegan.io.cli import parse_config
 from dallegan.loop import train
-from dallegan.run.processes import join, restart_with_huge_pages
+from dallegan.run.machine import restart_with_huge_pages
+from dallegan.run.processes import join
 
 
 def main(argv: Sequence[str]) -> None:

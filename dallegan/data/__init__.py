@@ -1,1 +1,1 @@
-"""Sources of captioned pictures, and the pipeline that batches them."""
+"""Sources of captioned images, and the pipeline that batches them."""

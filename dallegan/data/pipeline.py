@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): the state of the pipeline is the step, so resuming is slicing."""
+"""Batches as a pure function of (seed, step): the step is the only state, so resuming is slicing."""
 
 import re
 from collections.abc import Iterator
@@ -12,17 +12,27 @@ from dallegan.errors import UserError
 from dallegan.tokenizer import SentenceVectors, Tokenizer
 
 HostBatch = dict[str, np.ndarray]
-CAPTIONS_OF = 20_000  # pictures, for the tokenizer
-SIDED = re.compile(r"\b(left|right)(most|wards?|hand|side)?\b|[左右]", re.IGNORECASE)  # a caption with one of these forbids mirroring
+SOURCES = "storybook, emoji, folder:PATH, webdataset:PATTERN, tfds:NAME or arrayrecord:DIR"
+TOKENIZER_EXAMPLES = 20_000  # examples whose captions train the tokenizer
+# images with such a caption are not mirrored
+SIDED = re.compile(r"\b(left|right)(most|wards?|hand|side)?\b|[左右]", re.IGNORECASE)
 
 
 def make_source(config: Config, split: str = "train", check: bool = True) -> Source:
-    """The source that `data.source` names. UserError for an unknown name, a missing folder, an absent extra.
+    """Returns the source that `data.source` names.
 
-    check: decode a folder's pictures now, to keep them or to skip the broken ones; else all are found out when read.
+    Args:
+        config: the run's configuration.
+        split: one of the source's `splits`. Sources that read files ignore it: they have "train" alone.
+        check: whether a folder's images are decoded now, so that broken ones are skipped. If False, they are
+            found when they are read.
+
+    Raises:
+        UserError: the name is unknown, the data cannot be used, or an extra is not installed.
     """
     data = config.data
     kind, _, rest = data.source.partition(":")
+    # a source is imported only if it is used: some need extras, or seconds to import
     if kind == "storybook" and not rest:
         from dallegan.data.storybook.scenes import Storybook
 
@@ -47,30 +57,43 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
         from dallegan.data.arrayrecord import ArrayRecord
 
         return ArrayRecord(rest, data.size)
-    raise UserError(f"--data.source {data.source!r}: choose storybook, emoji, folder:PATH, webdataset:PATTERN, tfds:NAME or arrayrecord:DIR")
+    raise UserError(f"--data.source {data.source!r}: choose {SOURCES}")
 
 
 def make_tokenizer(source: Source, config: Config) -> Tokenizer:
-    """The tokenizer that `prepare` left beside the pictures, where it was made for `text.vocab`; else one trained on the source's captions. The
-    pretrained encoder of `frozen` takes its place."""
+    """Returns the tokenizer of a run.
+
+    It is the source's own for `text.vocab` if it has one, else one trained on the source's captions. With
+    `--text.encoder frozen` the pretrained encoder's `SentenceVectors` take its place.
+    """
     if config.text.encoder == "frozen":
         return SentenceVectors()
-    if path := getattr(source, "tokenizers", {}).get(config.text.vocab):
+    if path := source.tokenizers.get(config.text.vocab):
         return Tokenizer.load(path, config.text.length)
-    return Tokenizer.train(source.captions(CAPTIONS_OF), config.text.vocab, config.text.length)
+    return Tokenizer.train(source.captions(TOKENIZER_EXAMPLES), config.text.vocab, config.text.length)
 
 
-def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: int = 0, shards: int = 1) -> grain.MapDataset:
-    """Element s is this process's rows of global batch s: image uint8[B/n, H, W, 3], tokens and negative i32[B/n, T]."""
+def make_dataset(
+    source: Source, tokenizer: Tokenizer, config: Config, shard: int = 0, shards: int = 1
+) -> grain.MapDataset:
+    """Returns a data set whose element s is this process's rows of the global batch of step s.
+
+    A batch holds image uint8[B/n, H, W, 3], tokens i32[B/n, T] and negative i32[B/n, T], n = `shards`. Raises
+    UserError, when it is read, if the source's images are of another type or shape.
+    """
+    size = config.data.size
 
     def load(index: int, rng: np.random.Generator) -> HostBatch:
-        found = source.example(index, rng)
-        image, size = found.image, config.data.size
-        if image.dtype != np.uint8 or image.shape != (size, size, 3):  # of a source of one's own
-            raise UserError(f"{config.data.source}: picture {index} is {image.dtype}{list(image.shape)}, and must be uint8[{size}, {size}, 3]")
-        if config.data.flip and rng.random() < 0.5 and not SIDED.search(found.caption):
+        example = source.example(index, rng)
+        image = example.image
+        if image.dtype != np.uint8 or image.shape != (size, size, 3):
+            kind = f"{image.dtype}{list(image.shape)}"
+            raise UserError(
+                f"{config.data.source}: image {index} is {kind}, and must be uint8[{size}, {size}, 3]"
+            )
+        if config.data.flip and rng.random() < 0.5 and not SIDED.search(example.caption):
             image = image[:, ::-1]
-        tokens, negative = tokenizer.encode([found.caption, found.negative], quiet=True)
+        tokens, negative = tokenizer.encode([example.caption, example.negative], quiet=True)
         return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
 
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
@@ -78,6 +101,7 @@ def make_dataset(source: Source, tokenizer: Tokenizer, config: Config, shard: in
 
 
 def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Iterator[HostBatch]:
-    """Batches from step `start` on; `data.threads` threads make two batches each ahead."""
-    options = grain.ReadOptions(num_threads=config.data.threads, prefetch_buffer_size=2 * config.data.threads)
+    """Returns the batches from step `start` on; `data.threads` threads make two batches each in advance."""
+    threads = config.data.threads
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset[start:].to_iter_dataset(options))

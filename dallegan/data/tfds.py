@@ -1,153 +1,245 @@
-"""`tfds:NAME[/CONFIG][:VERSION][?split=train&image=KEY&text=KEY&data_dir=DIR]`: a prepared TensorFlow Dataset, read without TensorFlow.
+"""`tfds:NAME[/CONFIG][:VERSION][?split=train&image=KEY&text=KEY&data_dir=DIR]`: a TensorFlow Dataset.
 
-The data set must have been prepared as ArrayRecord (`tfds build NAME --file_format=array_record`); no code of its own is run. KEY is a feature,
-`a/b` inside others; not given, they are found by type: the picture; texts, sequences of them too, but no ids; else a class label's names.
+It is read without TensorFlow, and no code of the data set is run. It must have been prepared as ArrayRecord
+(`tfds build NAME --file_format=array_record`). KEY names a feature, `a/b` one inside another. Without KEY
+they are found by type: the image; texts and sequences of texts, but no ids; else the names of a class label.
 """
 
-import contextlib
 import functools
+import json
+import pathlib
 import re
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import read_only_builder, registered
+from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
-from dallegan.data.arrayrecord import fault, local
-from dallegan.data.source import Files, Unusable, usable
+from dallegan.data.arrayrecord import classify, local_path
+from dallegan.data.file_source import FileSource, UnusableRecord, clean_captions
 from dallegan.errors import UserError
+from dallegan.io.image import read_image
 
 OPTIONS = {"split": "train", "image": "", "text": "", "data_dir": ""}
-NO_CAPTION = re.compile(r"(^|[/_])(id|key|file_?name|path|url|md5|sha\d*)s?$")  # texts that say nothing of the picture
-Path = tuple[str, ...]  # of a feature, from the top
+# texts that do not describe the image
+NO_CAPTION = re.compile(r"(^|[/_])(id|key|file_?name|path|url|md5|sha\d*)s?$")
+# where features.json names a class, in its two formats
+CLASS_KEYS = ("type", "pythonClassName", "python_class_name")
+IMAGES, TEXTS = (tfds.features.Image,), (tfds.features.Text, tfds.features.ClassLabel)
+KeyPath = tuple[str, ...]  # of a feature, from the top
 
 
-def leaves(feature: Any, path: Path = ()) -> dict[Path, Any]:
-    """The features that are no dictionaries, sequences under their element."""
+def parse_options(spec: str) -> tuple[str, dict[str, str]]:
+    """Returns NAME[/CONFIG][:VERSION], and the options after the "?". Raises UserError for unknown ones."""
+    name, _, query = spec.partition("?")
+    try:
+        pairs = [pair.split("=", 1) for pair in map(urllib.parse.unquote, filter(None, query.split("&")))]
+        options = OPTIONS | dict(pairs)
+    except ValueError:
+        options = {}
+    if set(options) != set(OPTIONS):
+        raise UserError(f"tfds:{spec}: after the ? goes {' & '.join(f'{name}=...' for name in OPTIONS)}")
+    return name, options
+
+
+def find_prepared(name: str, data_dir: str) -> pathlib.Path:
+    """Returns the folder of the newest version that fits NAME[/CONFIG][:VERSION].
+
+    data_dir: where to look; "" for the usual places. TFDS's own search would import the data set's code, if
+    it is installed, to learn the default configuration. Raises UserError if there is none, or several.
+    """
+    data_set, _, wanted = name.partition(":")
+    found = []
+    for root in map(pathlib.Path, list_data_dirs(data_dir or None)):
+        folder = root / data_set
+        metadata = folder / ".config" / "metadata.json"  # of all configurations
+        if metadata.is_file():
+            folder /= json.loads(metadata.read_text("utf-8")).get("default_config_name") or ""
+        children = [p for p in folder.iterdir() if (p / "features.json").is_file()] if folder.is_dir() else []
+        versions = [tfds.core.Version(p.name) for p in children if tfds.core.Version.is_valid(p.name)]
+        if fitting := [version for version in versions if not wanted or matches(version, wanted)]:
+            found.append(folder / str(max(fitting)))
+    if not found:
+        raise UserError(
+            f"no data set {name} in {data_dir or 'the usual place, ~/tensorflow_datasets'}: prepare it with "
+            f"`tfds build {name} --file_format=array_record`, or name its folder: ?data_dir=DIR"
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"tfds:{name} is in several folders ({', '.join(map(str, found))}): add ?data_dir=DIR"
+        )
+    return found[0]
+
+
+def matches(version: tfds.core.Version, wanted: str) -> bool:
+    """Returns whether a version is `wanted`: "1.2.3", where "*" may stand for a number."""
+    try:
+        return version.match(wanted)
+    except ValueError:
+        return False
+
+
+def class_names(value: Any) -> Iterator[str]:
+    """Yields the names of all classes in a features.json, also in JSON nested in it as a string."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return
+    if isinstance(value, dict):
+        yield from (value[key] for key in CLASS_KEYS if isinstance(value.get(key), str))
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from class_names(inner)
+
+
+def check_classes(folder: pathlib.Path) -> None:
+    """Raises UserError if features.json names a class outside TFDS, whose module TFDS would import."""
+    for name in class_names((folder / "features.json").read_text("utf-8")):
+        if "." in name and not name.startswith("tensorflow_datasets."):
+            raise UserError(
+                f"tfds: a feature is of the class {name}, whose code would have to be run: prepare the "
+                "data set with the features of TFDS itself"
+            )
+
+
+def leaves(feature: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
+    """Returns the features that are no dictionaries; a sequence counts as its element."""
     if isinstance(feature, tfds.features.FeaturesDict):
-        return {p: leaf for name, inner in feature.items() for p, leaf in leaves(inner, (*path, name)).items()}
+        return {
+            p: leaf for name, inner in feature.items() for p, leaf in leaves(inner, (*path, name)).items()
+        }
     if isinstance(feature, tfds.features.Sequence):
         return leaves(feature.feature, path)
     return {path: feature}
 
 
-def choose(found: dict[Path, Any], kinds: tuple[type, ...], asked: str, flag: str, liked: tuple[str, ...]) -> Path:
-    """The feature asked for, else the only one of the first kind there is, else the one whose name holds a liked word. UserError otherwise."""
-    there = ", ".join(f"{'/'.join(p)} ({type(leaf).__name__})" for p, leaf in sorted(found.items()))
+def choose_feature(
+    features: dict[KeyPath, Any], kinds: tuple[type, ...], key: str, option: str, likely: tuple[str, ...]
+) -> KeyPath:
+    """Returns the feature named `key`; if that is "", the likeliest feature of the first of `kinds` present.
+
+    That is the only one of its kind, or the only one whose name holds a `likely` word. Raises UserError
+    otherwise.
+    """
+    present = ", ".join(f"{'/'.join(p)} ({type(leaf).__name__})" for p, leaf in sorted(features.items()))
     for kind in kinds:
-        fit = [p for p, leaf in found.items() if isinstance(leaf, kind) and not (kind is tfds.features.Text and NO_CAPTION.search("/".join(p)))]
-        if asked:
-            fit = [p for p, leaf in found.items() if isinstance(leaf, kind) and "/".join(p) == asked]
-        for word in ("", *liked):
-            if len(some := [p for p in fit if word in "/".join(p).lower()]) == 1:
-                return some[0]
-        if fit:
-            raise UserError(f"tfds: several features could be the {flag}: say ?{flag}=KEY. There are: {there}")
-    raise UserError(f"tfds: no feature {asked!r} that can be the {flag}. There are: {there}" if asked else f"tfds: no {flag} among its features: {there}")
+        fitting = [p for p, leaf in features.items() if isinstance(leaf, kind)]
+        if key:
+            fitting = [p for p in fitting if "/".join(p) == key]
+        elif kind is tfds.features.Text:
+            fitting = [p for p in fitting if not NO_CAPTION.search("/".join(p))]
+        for word in ("", *likely):
+            if len(named := [p for p in fitting if word in "/".join(p).lower()]) == 1:
+                return named[0]
+        if fitting:
+            raise UserError(
+                f"tfds: several features could be the {option}: add ?{option}=KEY. There are: {present}"
+            )
+    if key:
+        raise UserError(f"tfds: no feature {key!r} that can be the {option}. There are: {present}")
+    raise UserError(f"tfds: no {option} among its features: {present}")
 
 
-def at(value: Any, path: Path) -> list[Any]:
-    """The values of a feature in a decoded example, of sequences all."""
+def values_at(example: Any, path: KeyPath) -> list[Any]:
+    """Returns the values of a feature in a decoded example: all values of a sequence."""
     for key in path:
-        value = value[key]
-    return value if isinstance(value, list) else value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) else [value]
+        example = example[key]
+    if isinstance(example, list):
+        return example
+    return example.tolist() if isinstance(example, np.ndarray) and example.ndim else [example]
 
 
-@contextlib.contextmanager
-def running_nothing() -> Iterator[None]:
-    """TFDS imports the modules of whatever classes a data set's features.json names; in this block, of its own alone. UserError for another."""
-    owner: Any = tfds.features.FeatureConnector
-    resolve = vars(owner)["cls_from_name"]
+class Tfds(FileSource):
+    """A split of a prepared data set.
 
-    def checked(name: str) -> type:
-        if not name.startswith("tensorflow_datasets."):
-            raise UserError(f"tfds: a feature is of the class {name}, whose code would have to be run: prepare the data set with the features of TFDS itself")
-        return resolve.__get__(None, owner)(name)
-
-    owner.cls_from_name = staticmethod(checked)
-    try:
-        yield
-    finally:
-        owner.cls_from_name = resolve
-
-
-class Tfds(Files):
-    """The source. UserError for a data set, version, split or feature that is not there, one of another file format, or one in a bucket."""
+    Raises UserError if the data set, version, split or feature does not exist, if the files are of another
+    format, and if they are in a bucket.
+    """
 
     def __init__(self, spec: str, size: int) -> None:
         super().__init__(size)
-        self.spec, _, query = spec.partition("?")
+        self.spec, options = parse_options(spec)
+        data_dir = str(local_path(options["data_dir"])) if options["data_dir"] else ""
+        self.split = options["split"]
         try:
-            options = OPTIONS | dict(pair.split("=", 1) for pair in map(urllib.parse.unquote, filter(None, query.split("&"))))
-        except ValueError:
-            options = {"": ""}
-        if set(options) != set(OPTIONS):
-            raise UserError(f"tfds:{spec}: after the ? goes {' & '.join(f'{name}=...' for name in OPTIONS)}")
-        self.split, data_dir = options["split"], str(local(options["data_dir"])) if options["data_dir"] else None
-        try:
-            with running_nothing():
-                builder: Any = read_only_builder.builder_from_files(self.spec, data_dir=data_dir)
+            folder = find_prepared(self.spec, data_dir)
+            check_classes(folder)
+            builder: Any = tfds.builder_from_directory(folder)
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            self._open: Any = functools.partial(builder.as_data_source, split=self.split, deserialize_method=raw)
+            self._open: Any = functools.partial(
+                builder.as_data_source, split=self.split, deserialize_method=raw
+            )
             self._data = self._open()
-            missing = [f for f in (str(i.filename) for i in builder.info.splits[self.split].file_instructions) if not local(f).is_file()]
+            files = [str(part.filename) for part in builder.info.splits[self.split].file_instructions]
         except UserError:
             raise
-        except registered.DatasetNotFoundError:
-            raise UserError(
-                f"no data set {self.spec} in {data_dir or 'the usual place, ~/tensorflow_datasets'}: prepare it with "
-                f"`tfds build {self.spec} --file_format=array_record`, or name its folder: ?data_dir=DIR"
-            ) from None
         except NotImplementedError:
-            raise UserError(f"tfds:{self.spec} was prepared in a format without random access: prepare it again with --file_format=array_record") from None
-        except Exception as error:  # JSON, protobuf and value errors, of damaged files or of a bad name, version or split
-            raise UserError(f"tfds:{self.spec}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
-        if missing:
+            how = "prepare it again with --file_format=array_record"
+            raise UserError(
+                f"tfds:{self.spec} was prepared in a format without random access: {how}"
+            ) from None
+        except (
+            Exception
+        ) as error:  # JSON, protobuf and value errors, of damaged files or of a bad version or split
+            raise UserError(
+                f"tfds:{self.spec}: {(str(error) or type(error).__name__).splitlines()[0]}"
+            ) from None
+        if missing := [file for file in files if not local_path(file).is_file()]:
             raise UserError(f"tfds:{self.spec}: {missing[0]} is missing")
         if not len(self):
             raise UserError(f"tfds:{self.spec}: the split {self.split} is empty")
         features: Any = builder.info.features
         found = leaves(features)
-        self._image = choose(found, (tfds.features.Image,), options["image"], "image", ("image",))
-        self._text = choose(found, (tfds.features.Text, tfds.features.ClassLabel), options["text"], "text", ("caption", "text", "description", "label"))
-        self._labels = [n.replace("_", " ") for n in found[self._text].names] if isinstance(found[self._text], tfds.features.ClassLabel) else None
-        self._some = tfds.features.FeaturesDict({self._text[0]: features[self._text[0]]})  # decodes the captions alone
-        self._both = tfds.features.FeaturesDict({path[0]: features[path[0]] for path in (self._image, self._text)})
-        self._skip: Any = tfds.decode.SkipDecoding()  # pictures stay files: ours to decode
+        self._image = choose_feature(found, IMAGES, options["image"], "image", ("image",))
+        likely = ("caption", "text", "description", "label")
+        self._text = choose_feature(found, TEXTS, options["text"], "text", likely)
+        text = found[self._text]
+        is_label = isinstance(text, tfds.features.ClassLabel)
+        self._labels = [name.replace("_", " ") for name in text.names] if is_label else None
+        part = lambda *paths: tfds.features.FeaturesDict({path[0]: features[path[0]] for path in paths})
+        # what is decoded of a record
+        self._text_only, self._both = part(self._text), part(self._image, self._text)
+        self._skip_image: Any = tfds.decode.SkipDecoding()  # images stay files, for `read_image`
         for key in reversed(self._image):
-            self._skip = {key: self._skip}
+            self._skip_image = {key: self._skip_image}
 
     def __len__(self) -> int:
         return len(self._data)
 
     def name(self, index: int) -> str:
-        """split:record"""
+        """Returns "split:record"."""
         return f"{self.split}:{index}"
 
-    def _decode(self, index: int, features: Any, skip: Any) -> tuple[Any, list[str]]:
+    def _decode(self, index: int, features: Any, with_image: bool) -> tuple[Any, list[str]]:
         try:
+            skip = self._skip_image if with_image else None
             example = features.deserialize_example_np(self._data[index], decoders=skip)
-            values = at(example, self._text)
+            values = values_at(example, self._text)
             if self._labels is not None:
                 values = [self._labels[v] for v in values if 0 <= v < len(self._labels)]  # -1: not labelled
-            texts = usable([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values])
-            image = at(example, self._image)[0] if skip else None
-        except Exception as error:  # readers, protobuf and decoders all have their own
-            if isinstance(error := fault(error), OSError):
-                self._data = self._open()  # a reader that could not open its file would say so for ever
+            texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in values]
+            captions = clean_captions(texts)
+            image = values_at(example, self._image)[0] if with_image else None
+        except Exception as error:  # readers, protobuf and decoders have errors of their own
+            if isinstance(error := classify(error), OSError):
+                self._data = self._open()  # a reader that could not open its file would go on failing
             raise error from None
-        if not texts:
-            raise Unusable("no caption")
-        return image, texts
+        if not captions:
+            raise UnusableRecord("no caption")
+        return image, captions
 
-    def texts(self, index: int) -> list[str]:
-        """All captions of a picture. Raises Unusable, OSError."""
-        return self._decode(index, self._some, None)[1]
+    def captions_of(self, index: int) -> list[str]:
+        """Returns all captions of an image. Raises UnusableRecord, OSError."""
+        return self._decode(index, self._text_only, with_image=False)[1]
 
-    def record(self, index: int) -> tuple[bytes, list[str]]:
-        """The picture as a file, and all its captions. Raises Unusable, OSError."""
-        image, texts = self._decode(index, self._both, self._skip)
+    def load(self, index: int) -> tuple[np.ndarray, list[str]]:
+        """Returns an image uint8[size, size, 3] and all its captions.
+
+        Raises UnusableRecord, ImageError, OSError.
+        """
+        image, captions = self._decode(index, self._both, with_image=True)
         if not isinstance(image, bytes):
-            raise Unusable("no picture")
-        return image, texts
+            raise UnusableRecord("no image")
+        return read_image(image, self.size), captions

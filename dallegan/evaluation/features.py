@@ -1,8 +1,10 @@
-"""The networks whose features distances are measured in: `--features NAME --weights FILE`.
+"""The feature networks that distances between images are measured in: `--features NAME --weights FILE`.
 
-`efficientnet-lite0` is the default: it comes with the extra `eval` and needs no network. `inception` is the network of the FID (arXiv
-1706.08500) as torch-fidelity has it, `clip` that of the CLIPScore (arXiv 2104.08718) as open_clip has it: extras `fid` and `clip`, and
-weights that are read from a file or the usual cache, and never downloaded here.
+- `efficientnet-lite0`, the default, comes with the extra `eval` and downloads nothing.
+- `inception` (extra `fid`) is the network of the FID (arXiv 1706.08500), from torch-fidelity.
+- `clip` (extra `clip`) is the network of the CLIPScore (arXiv 2104.08718), from open_clip.
+
+The weights of the last two are read from a file or from their package's cache, and are never downloaded here.
 """
 
 import contextlib
@@ -21,145 +23,209 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from dallegan.compile import chunks
 from dallegan.errors import UserError
 from dallegan.evaluation.networks import FEATURES, EfficientNetLite0, load_params, weights_file
 from dallegan.io.files import cache, write_atomic
 from dallegan.models.layers import to_float
 
-CHUNK = 50  # pictures through a network at once
-SIDE = 224  # px that pictures are resized to for EfficientNet-Lite0: its own
-KEPT = 2**30  # bytes of real pictures' features on disk, at most
-CLIP = "ViT-B-32-quickgelu", "openai"  # the CLIPScore's
+CHUNK = 50  # images that a network sees at once
+SIDE = 224  # px that images are resized to for EfficientNet-Lite0, its native size
+CACHE_BYTES = 2**30  # most bytes of features that the cache keeps
+CLIP_NAME, CLIP_TAG = "ViT-B-32-quickgelu", "openai"  # the network of the CLIPScore
 
 
 @dataclasses.dataclass(frozen=True)
-class Features:
-    """A feature network."""
+class FeatureNetwork:
+    """A network that turns images, and maybe captions, into features."""
 
-    about: str
-    size: int  # D
+    description: str  # name, input size and weights; part of the cache's keys
+    size: int  # D, features of an image
     extract: Callable[[np.ndarray], np.ndarray]  # uint8[N, S, S, 3] -> f32[N, D]
-    frechet: str = "fd"  # what the Fréchet distance is called in it; "fid" is one network's alone
-    read: Callable[[Sequence[str]], np.ndarray] | None = None  # captions -> f32[N, D], where it reads text
+    frechet: str = "fd"  # name of the Fréchet distance; only Inception's is called "fid"
+    embed_captions: Callable[[Sequence[str]], np.ndarray] | None = (
+        None  # -> f32[N, D]; None: it reads no text
+    )
 
-    def of_real(self, images: np.ndarray) -> np.ndarray:
-        """`extract` of pictures that every model is measured against: kept in ~/.cache/dallegan/features, so that the next model takes half the
-        time. The first chunk is always computed anew: what other weights or another version left there does not agree with it."""
-        folder = cache() / "features"
-        file = folder / f"{hashlib.sha256(f'{self.about} {images.shape}'.encode() + images.tobytes()).hexdigest()}.npy"
-        with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
-            kept = np.load(file, allow_pickle=False)
+    def extract_cached(self, images: np.ndarray) -> np.ndarray:
+        """Returns `extract(images)`, from ~/.cache/dallegan/features if the same images were there before.
+
+        Real images are the same for every model that is measured, so the second model takes half the time.
+        The first chunk is always computed again and compared, since features of other weights, or of another
+        version of the network, may lie under the same name. An unusable cache costs time and raises nothing.
+        """
+        # by hand: both joblib.Memory and diskcache execute what a damaged or planted file in their folder
+        # says, as they read pickles
+        key = hashlib.sha256(f"{self.description} {images.shape}".encode() + images.tobytes()).hexdigest()
+        file = cache() / "features" / f"{key}.npy"
+        with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged
+            found = np.load(file, allow_pickle=False)
             first = self.extract(images[:CHUNK])
-            if kept.shape == (len(images), self.size) and np.allclose(kept[: len(first)], first, 1e-3, 1e-3):
+            fits = found.shape == (len(images), self.size)
+            if fits and np.allclose(found[: len(first)], first, 1e-3, 1e-3):
                 file.touch()
-                return kept
-        found, data = self.extract(images), io.BytesIO()
-        np.save(data, found)
-        with contextlib.suppress(OSError):  # a disk that is full or read-only costs time and nothing else
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, data.getvalue())
-            files = sorted(folder.glob("*.npy"), key=lambda f: -f.stat().st_mtime)
-            for old, total in zip(files, itertools.accumulate(f.stat().st_size for f in files), strict=True):
-                if total > KEPT:
-                    old.unlink(missing_ok=True)
+                return found
+        found = self.extract(images)
+        with contextlib.suppress(OSError):  # the disk is full or read-only
+            _write_features(file, found)
         return found
 
 
-def make_features(name: str = "efficientnet-lite0", weights: pathlib.Path | None = None) -> Features:
-    """The network of that name, one of MAKERS. UserError where its extra or its weights are missing, or the file holds something else."""
+def _write_features(file: pathlib.Path, found: np.ndarray) -> None:
+    """Writes a file of the cache and deletes the files used longest ago, down to `CACHE_BYTES` in all."""
+    np.save(data := io.BytesIO(), found)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(file, data.getvalue())
+    newest_first = sorted(file.parent.glob("*.npy"), key=lambda f: -f.stat().st_mtime)
+    totals = itertools.accumulate(f.stat().st_size for f in newest_first)
+    for old, total in zip(newest_first, totals, strict=True):
+        if total > CACHE_BYTES:
+            old.unlink(missing_ok=True)
+
+
+def make_features(name: str = "efficientnet-lite0", weights: pathlib.Path | None = None) -> FeatureNetwork:
+    """Returns the feature network that `--features` names.
+
+    Raises UserError if its extra or its weights are missing, or if the file holds something else.
+    """
+    match name:
+        case "efficientnet-lite0":
+            make = efficientnet
+        case "inception":
+            make = inception
+        case "clip":
+            make = clip
+        case _:
+            raise UserError(f"--features {name}: choose efficientnet-lite0, inception or clip")
     try:
-        return MAKERS[name](weights)
+        return make(weights)
     except UserError:
         raise
-    except Exception as error:  # a damaged file raises nearly anything
-        first = str(error).strip().split("\n")[0]
-        raise UserError(f"--features {name}: {weights or 'the cached weights'} cannot be used ({type(error).__name__}: {first})") from None
+    except Exception as error:  # torch and open_clip raise nearly anything for a damaged file
+        reason, file = str(error).strip().split("\n")[0], weights or "the cached weights"
+        raise UserError(
+            f"--features {name}: {file} cannot be used ({type(error).__name__}: {reason})"
+        ) from None
 
 
-def efficientnet(weights: pathlib.Path | None) -> Features:
-    """EfficientNet-Lite0, in Flax."""
+def efficientnet(weights: pathlib.Path | None) -> FeatureNetwork:
+    """Returns EfficientNet-Lite0, in Flax."""
     params = {"params": load_params(weights or weights_file())}
-    return Features(
+    apply = functools.partial(_efficientnet, params)
+    return FeatureNetwork(
         f"efficientnet-lite0 at {SIDE} px{f', {weights.name}' if weights else ''}",
         FEATURES,
-        lambda images: by_chunks(functools.partial(_efficientnet, params), images, "features"),
+        lambda images: map_chunks(apply, images, "features"),
     )
 
 
 @jax.jit
 def _efficientnet(params: Any, images: jax.Array) -> Any:
-    return EfficientNetLite0().apply(params, jax.image.resize(to_float(images), (len(images), SIDE, SIDE, 3), "bilinear"))
+    resized = jax.image.resize(to_float(images), (len(images), SIDE, SIDE, 3), "bilinear")
+    return EfficientNetLite0().apply(params, resized)
 
 
-def inception(weights: pathlib.Path | None) -> Features:
-    """The Inception network of the FID: 2,048 features of its last pooling, after TensorFlow 1's own resizing."""
-    _need("torch_fidelity", "inception", "fid")
+def inception(weights: pathlib.Path | None) -> FeatureNetwork:
+    """Returns the Inception network of the FID: the 2,048 features of its last pooling.
+
+    It resizes images itself, as TensorFlow 1 did.
+    """
+    _check_extra("torch_fidelity", "inception", "fid")
     import torch
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
-    file = weights or pathlib.Path(torch.hub.get_dir()) / "checkpoints" / pathlib.Path(URL_INCEPTION_V3).name
+    cached = pathlib.Path(torch.hub.get_dir()) / "checkpoints" / pathlib.Path(URL_INCEPTION_V3).name
+    file = weights or cached
     if not file.is_file():
-        raise UserError(f"--features inception: {file} is not there; download {URL_INCEPTION_V3} and name it with --weights FILE")
-    torch.load(file, map_location="cpu", weights_only=True)  # torch-fidelity would execute what a file of something else says
-    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file)).to(device := _device())
+        how = f"download {URL_INCEPTION_V3} and name the file with --weights FILE"
+        raise UserError(f"--features inception: {file} is not there; {how}")
+    # torch-fidelity would execute code in the file, and this call raises if there is any
+    torch.load(file, map_location="cpu", weights_only=True)
+    device = _device()
+    network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=str(file))
+    network = network.to(device)
 
     def extract(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device))[0].cpu().numpy()
 
-    return Features(f"torch-fidelity's Inception, {file.name}", 2048, lambda images: by_chunks(extract, images, "features"), frechet="fid")
+    return FeatureNetwork(
+        f"torch-fidelity's Inception, {file.name}",
+        2048,
+        lambda images: map_chunks(extract, images, "features"),
+        frechet="fid",
+    )
 
 
-def clip(weights: pathlib.Path | None) -> Features:
-    """CLIP's embeddings of pictures and of captions, each of length one; the words that the CLIPScore puts before a caption are put there."""
-    _need("open_clip", "clip", "clip")
+def clip(weights: pathlib.Path | None) -> FeatureNetwork:
+    """Returns CLIP's embeddings of images and of captions, each of length one.
+
+    Captions are embedded behind "A photo depicts", as the CLIPScore has it.
+    """
+    _check_extra("open_clip", "clip", "clip")
     import huggingface_hub
     import open_clip
     import torch
     from PIL import Image
 
-    name, tag = CLIP
-    repository = open_clip.get_pretrained_cfg(name, tag)["hf_hub"].strip("/")
-    cached = (huggingface_hub.try_to_load_from_cache(repository, f) for f in ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"))
-    file = weights or next((pathlib.Path(f) for f in cached if isinstance(f, str)), None)
+    repository = open_clip.get_pretrained_cfg(CLIP_NAME, CLIP_TAG)["hf_hub"].strip("/")
+    names = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+    cached = (huggingface_hub.try_to_load_from_cache(repository, name) for name in names)
+    file = weights or next((pathlib.Path(path) for path in cached if isinstance(path, str)), None)
     if file is None or not file.is_file():
         missing = f"{file} is not there" if file else "its weights are not in the cache"
-        raise UserError(f"--features clip: {missing}; run `hf download {repository}`, or name {name}'s file with --weights FILE")
-    network, prepare = open_clip.create_model_from_pretrained(name, pretrained=str(file), weights_only=True, device=(device := _device()))
-    tokenize = open_clip.get_tokenizer(name)
+        how = f"run `hf download {repository}`, or name {CLIP_NAME}'s file with --weights FILE"
+        raise UserError(f"--features clip: {missing}; {how}")
+    device = _device()
+    network, preprocess = open_clip.create_model_from_pretrained(
+        CLIP_NAME, pretrained=str(file), weights_only=True, device=device
+    )
+    tokenize = open_clip.get_tokenizer(CLIP_NAME)
 
     def embed(function: Callable[..., Any], rows: Any) -> np.ndarray:
         with torch.inference_mode():
             return function(rows.to(device), normalize=True).float().cpu().numpy()
 
-    pictures = lambda images: embed(network.encode_image, torch.stack([prepare(Image.fromarray(x)) for x in images]))
-    captions = lambda tokens: embed(network.encode_text, torch.from_numpy(tokens))
-    return Features(
-        f"open_clip's {name}, {file.name}", network.visual.output_dim,
-        extract=lambda images: by_chunks(pictures, images, "features"),
-        read=lambda texts: by_chunks(captions, tokenize([f"A photo depicts {text}" for text in texts]).numpy(), "captions"),
-    )  # fmt: skip
+    def embed_images(images: np.ndarray) -> np.ndarray:
+        return embed(network.encode_image, torch.stack([preprocess(Image.fromarray(x)) for x in images]))
+
+    def embed_tokens(tokens: np.ndarray) -> np.ndarray:
+        return embed(network.encode_text, torch.from_numpy(tokens))
+
+    def embed_captions(captions: Sequence[str]) -> np.ndarray:
+        tokens = tokenize([f"A photo depicts {caption}" for caption in captions]).numpy()
+        return map_chunks(embed_tokens, tokens, "captions")
+
+    return FeatureNetwork(
+        f"open_clip's {CLIP_NAME}, {file.name}",
+        network.visual.output_dim,
+        lambda images: map_chunks(embed_images, images, "features"),
+        embed_captions=embed_captions,
+    )
 
 
-MAKERS: dict[str, Callable[[pathlib.Path | None], Features]] = {"efficientnet-lite0": efficientnet, "inception": inception, "clip": clip}
-
-
-def _need(module: str, name: str, extra: str) -> None:
+def _check_extra(module: str, name: str, extra: str) -> None:
+    """Raises UserError if the module of a feature network is not installed."""
     if importlib.util.find_spec(module) is None:
         raise UserError(f"--features {name} needs the extra `{extra}`: pip install 'dallegan[{extra}]'")
 
 
 def _device() -> str:
+    """The device that PyTorch computes on."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def by_chunks(function: Callable[[Any], Any], rows: Any, what: str) -> Any:
-    """`function` of 50 rows (of each array of a tree) at a time, the last chunk filled up, so that one program is compiled."""
+def map_chunks(function: Callable[[Any], Any], rows: Any, label: str) -> Any:
+    """Returns `function(rows)`, computed in chunks of `CHUNK` rows.
+
+    Rows are on the first axis of every array of a tree. From 1,000 rows on, a progress bar shows `label`.
+    """
     total, parts = len(jax.tree.leaves(rows)[0]), []
-    for start in tqdm(range(0, total, CHUNK), desc=what, leave=False, disable=total < 1000 or not sys.stderr.isatty()):
-        chosen, kept = np.minimum(np.arange(start, start + CHUNK), total - 1), total - start
-        chunk = jax.tree.map(lambda x, chosen=chosen: x[chosen], rows)
-        parts.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[:kept], function(chunk)))
+    hidden = total < 1000 or not sys.stderr.isatty()
+    steps = -(-total // CHUNK)
+    for chosen, count in tqdm(chunks(total, CHUNK), total=steps, desc=label, leave=False, disable=hidden):
+        part = function(jax.tree.map(lambda x, chosen=chosen: x[chosen], rows))
+        parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], part))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

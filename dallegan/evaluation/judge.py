@@ -1,6 +1,7 @@
-"""The judge: a small classifier that reads a storybook picture, to tell whether it obeys its caption. It takes no part in training.
+"""The judge: a small classifier that reads a storybook image, to tell whether the image obeys its caption.
 
-It reads what stands left and what stands right; a single object is read on both sides alike. `benchmarks/train_judge.py` trained it.
+The judge takes no part in training. It reads what stands on the left and what stands on the right; of a
+single object both sides are the same. `benchmarks/train_judge.py` trained it.
 """
 
 import pathlib
@@ -17,46 +18,51 @@ from dallegan.data.storybook.grammar import COLOURS, OBJECTS, PLACES, POSES, SID
 from dallegan.io.weights import read_weights
 from dallegan.models.layers import Conv3, Residual, he, lrelu, space_to_depth, to_float
 
-SIZES_READ = (32, 64)  # px
-VALUES: dict[str, tuple[str, ...]] = {"kind": OBJECTS, "colour": COLOURS, "size": SIZES, "pose": POSES}  # of each object
+READABLE_SIZES = (32, 64)  # sides of the images that the judge reads, px
+# attributes of an object, and their values
+VALUES: dict[str, tuple[str, ...]] = {"kind": OBJECTS, "colour": COLOURS, "size": SIZES, "pose": POSES}
 WEIGHTS = pathlib.Path(__file__).parent.parent / "assets" / "judge.safetensors"
 Params = dict[str, Any]
 
 
 class Facts(flax.struct.PyTreeNode):
-    """What a scene is, a caption says, or the judge reads: indices i32 (-1: nothing said), or log-probabilities with one more axis."""
+    """The attributes of N scenes.
 
-    # arrays of numpy or of JAX
+    As indices i32 (-1: not named), they are facts of scenes or what captions name. As log-probabilities, with
+    one more axis, they are what the judge reads in images. The arrays are numpy's or JAX's.
+    """
+
     place: Any  # [N], or f32[N, 8]
-    count: Any  # [N] objects less one, or f32[N, 2]
+    count: Any  # [N], the number of objects less one, or f32[N, 2]
     things: dict[str, Any]  # kind, colour, size, pose: [N, 2] left and right, or f32[N, 2, values]
 
 
-def facts(scenes: Sequence[Scene], captions: Sequence[Caption] | None = None) -> Facts:
-    """The facts of scenes, or what captions of them say."""
+def encode_facts(scenes: Sequence[Scene], captions: Sequence[Caption] | None = None) -> Facts:
+    """Returns the attributes of scenes as indices; with captions, only those that a scene's caption names."""
     n = len(scenes)
-    place, count, things = np.full(n, -1), np.zeros(n, int), {name: np.full((n, 2), -1) for name in VALUES}
+    place, count = np.full(n, -1), np.zeros(n, int)
+    things = {name: np.full((n, 2), -1) for name in VALUES}
     for i, scene in enumerate(scenes):
-        said = captions[i].mentions if captions else None
+        mentions = captions[i].mentions if captions else None
         count[i] = len(scene.things) - 1
-        if said is None or "place" in said:
+        if mentions is None or "place" in mentions:
             place[i] = PLACES.index(scene.place)
         for k, thing in enumerate(scene.things):
             sides = slice(None) if scene.side is None else (SIDES.index(scene.side) + k) % 2
             for name, values in VALUES.items():
                 value = getattr(thing, name)
-                if value is not None and (said is None or f"{k}.{name}" in said):
+                if value is not None and (mentions is None or f"{k}.{name}" in mentions):
                     things[name][i, sides] = values.index(value)
     return Facts(place, count, things)
 
 
 class Judge(nn.Module):
-    """A residual network on 16x16 patches of either size; 1 M parameters."""
+    """A residual network on a 16×16 grid of patches, for images of either size; 1 M parameters."""
 
     @nn.compact
     def __call__(self, image_BHWC: jax.Array) -> Facts:
-        """f32[B, S, S, 3] in [-1, 1], S of 32 or 64 -> log-probabilities."""
-        stems = {size: Conv3(64, he(), name=f"stem{size}") for size in SIZES_READ}
+        """Returns log-probabilities, given images f32[B, S, S, 3] in [-1, 1]; S is 32 or 64."""
+        stems = {size: Conv3(64, he(), name=f"stem{size}") for size in READABLE_SIZES}
         if self.is_initializing():
             for size, stem in stems.items():
                 stem(jnp.zeros((1, 16, 16, 3 * (size // 16) ** 2)))
@@ -69,62 +75,79 @@ class Judge(nn.Module):
         x = Residual(128, 4, name="residual8_1")(x)
         x = lrelu(nn.Dense(16, kernel_init=he(), name="narrow")(lrelu(x)))
         x = lrelu(nn.Dense(144, kernel_init=he(), name="whole")(x.reshape(x.shape[0], -1)))
-        heads = {"place": (len(PLACES),), "count": (2,)} | {name: (2, len(values)) for name, values in VALUES.items()}
-        out = {name: jax.nn.log_softmax(nn.DenseGeneral(shape, name=name)(x)) for name, shape in heads.items()}
+        heads = {"place": (len(PLACES),), "count": (2,)}
+        heads |= {name: (2, len(values)) for name, values in VALUES.items()}
+        out = {
+            name: jax.nn.log_softmax(nn.DenseGeneral(shape, name=name)(x)) for name, shape in heads.items()
+        }
         return Facts(out["place"], out["count"], {name: out[name] for name in VALUES})
 
 
 def load_judge(file: pathlib.Path = WEIGHTS) -> Params:
-    """The shipped parameters, in float32. UserError where the file is missing, damaged or another network's."""
+    """Returns the shipped parameters, in float32.
+
+    Raises UserError if the file is missing or damaged, or holds another network.
+    """
     expected = jax.eval_shape(Judge().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     return read_weights(file, {"params": expected["params"]})
 
 
 @jax.jit
-def read(params: Params, image: jax.Array) -> Facts:
-    """Log-probabilities of what uint8[B, S, S, 3] shows, S of 32 or 64; where a single object is likelier than two, both sides
-    hold the mean of both readings."""
+def classify(params: Params, image: jax.Array) -> Facts:
+    """Returns log-probabilities of what images uint8[B, S, S, 3] show; S is 32 or 64.
+
+    If one object is likelier than two, both sides hold the mean over the sides.
+    """
     out = Judge().apply(params, to_float(image))
     assert isinstance(out, Facts)
     single = jnp.argmax(out.count, -1)[:, None, None] == 0
-    return out.replace(things={k: jnp.where(single, jnp.mean(v, 1, keepdims=True), v) for k, v in out.things.items()})
+    merge = lambda sides: jnp.where(single, jnp.mean(sides, 1, keepdims=True), sides)
+    return out.replace(things={name: merge(sides) for name, sides in out.things.items()})
 
 
 @jax.jit
-def obeys(seen: Facts, said: Facts) -> dict[str, jax.Array]:
-    """bool[N] for each attribute: is it as the caption says (also where it says nothing), and "all" of them. Of two objects "side"
-    is which stands where, by kind; the others are asked of each object wherever it stands, so that one wrong thing is counted once.
+def correct_attributes(read: Facts, named: Facts) -> dict[str, jax.Array]:
+    """Returns bool[N] for each attribute, and for "all" of them: is it as the caption names it, or not named?
 
-    seen: log-probabilities from `read`; said: what the captions say.
+    With two objects, "side" says whether the kinds stand on the right sides. The other attributes are
+    compared wherever an object stands, so that objects which changed sides count as one error, not several.
+
+    Args:
+        read: log-probabilities, from `classify`.
+        named: what the captions name, from `encode_facts`.
     """
-    straight, crossed = _kinds(seen, said, False), _kinds(seen, said, True)
-    swapped = crossed > straight
-    things = {k: jnp.where((swapped & (said.count == 1))[:, None], v[:, ::-1], v) for k, v in said.things.items()}
-    right = lambda logits, wanted: (jnp.argmax(logits, -1) == wanted) | (wanted < 0)
-    out = {k: jnp.all(right(seen.things[k], v), 1) for k, v in things.items()}
-    out |= {
-        "place": right(seen.place, said.place),
-        "count": right(seen.count, said.count),
-        "side": (said.count == 0) | ((straight > crossed) & (jnp.argmax(seen.count, -1) == 1)),
+    straight, crossed = _kind_likelihood(read, named), _kind_likelihood(read, named, crossed=True)
+    two, swapped = named.count == 1, crossed > straight
+    things = {name: jnp.where((swapped & two)[:, None], x[:, ::-1], x) for name, x in named.things.items()}
+    correct = lambda logits, index: (jnp.argmax(logits, -1) == index) | (index < 0)
+    found = {name: jnp.all(correct(read.things[name], index), 1) for name, index in things.items()}
+    found |= {
+        "place": correct(read.place, named.place),
+        "count": correct(read.count, named.count),
+        "side": ~two | ((straight > crossed) & (jnp.argmax(read.count, -1) == 1)),
     }
-    return out | {"all": jnp.all(jnp.stack(list(out.values())), 0)}
+    return found | {"all": jnp.all(jnp.stack(list(found.values())), 0)}
 
 
-def _kinds(seen: Facts, said: Facts, swap: bool) -> jax.Array:
-    """f32[N]: log-probability of the kinds, each where it is said to stand, or at the other side."""
-    wanted = said.things["kind"][:, ::-1] if swap else said.things["kind"]
-    return jnp.sum(_chosen(seen.things["kind"], wanted), 1)
+def _kind_likelihood(read: Facts, named: Facts, crossed: bool = False) -> jax.Array:
+    """f32[N], log-probability of the named kinds on their sides, or if `crossed` on each other's side."""
+    index = named.things["kind"]
+    return jnp.sum(_at(read.things["kind"], index[:, ::-1] if crossed else index), 1)
 
 
-def _chosen(logits: jax.Array, index: jax.Array) -> jax.Array:
-    """The log-probability at an index of the last axis; 0 where the index is -1."""
-    return jnp.where(index < 0, 0, jnp.take_along_axis(logits, jnp.maximum(index, 0)[..., None], -1)[..., 0])
+def _at(logits: jax.Array, index: jax.Array) -> jax.Array:
+    """The log-probability at an index of the last axis; 0 if the index is -1."""
+    found = jnp.take_along_axis(logits, jnp.maximum(index, 0)[..., None], -1)[..., 0]
+    return jnp.where(index < 0, 0, found)
 
 
 @jax.jit
-def log_likelihood(seen: Facts, said: Facts) -> jax.Array:
-    """f32[N]: mean log-probability of the things that captions say of pictures; a mean, lest the shortest caption be the likeliest."""
-    objects = jnp.where(said.count == 0, 2, 1)  # how often each object is there
-    things = sum(jnp.sum(_chosen(seen.things[k], said.things[k]), 1) for k in VALUES) / objects
-    number = sum(jnp.sum(said.things[k] >= 0, 1) for k in VALUES) / objects + (said.place >= 0) + 1
-    return (_chosen(seen.place, said.place) + _chosen(seen.count, said.count) + things) / number
+def log_likelihood(read: Facts, named: Facts) -> jax.Array:
+    """Returns f32[N], how well captions fit images: the mean log-probability of all that a caption names.
+
+    It is a mean and not a sum, or else the shortest caption would be the likeliest.
+    """
+    copies = jnp.where(named.count == 0, 2, 1)  # a single object is on both sides
+    things = sum(jnp.sum(_at(read.things[k], named.things[k]), 1) for k in VALUES) / copies
+    number = sum(jnp.sum(named.things[k] >= 0, 1) for k in VALUES) / copies + (named.place >= 0) + 1
+    return (_at(read.place, named.place) + _at(read.count, named.count) + things) / number

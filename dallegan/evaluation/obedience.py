@@ -12,92 +12,129 @@ import numpy as np
 
 from dallegan.compile import jit_sample
 from dallegan.config import Config
-from dallegan.data.source import Example
-from dallegan.data.storybook import grammar
-from dallegan.evaluation import metrics
-from dallegan.evaluation.drawing import asked, draw
-from dallegan.evaluation.features import by_chunks
-from dallegan.evaluation.judge import SIZES_READ, Facts, facts, load_judge, log_likelihood, obeys, read
+from dallegan.data.source import Example, Source
+from dallegan.data.storybook.grammar import ANIMALS, COLOURS, EN_PLACE, OBJECTS, PLACES, Caption, Scene, Thing
+from dallegan.evaluation import judge, metrics
+from dallegan.evaluation.drawing import draw, measured_sources
+from dallegan.evaluation.features import map_chunks
+from dallegan.evaluation.judge import READABLE_SIZES, Facts
 from dallegan.sampling import Model
 
-COMBINATION, TRIES = frozenset({"0.kind", "0.colour", "place"}), 8  # what is named of one, and images of it at most
 CANDIDATES = 100  # captions that R-precision chooses from
+TRIES = 8  # images of a combination, before it counts as one that the model cannot draw
+REPORTED = ("kind", "colour", "size", "place")  # attributes that training logs beside the whole
 Report = dict[str, Any]
 
 
-class Judged:
-    """What the judge makes of pictures, and whether that is what captions say."""
-
-    def __init__(self, judge: Any, images: np.ndarray) -> None:
-        self.seen: Facts = by_chunks(functools.partial(jit_sample(read), judge), images, "judge")
-
-    def right(self, said: Facts) -> dict[str, np.ndarray]:
-        """`judge.obeys`, bool[N] for each attribute and "all"."""
-        return {k: np.asarray(v) for k, v in obeys(self.seen, said).items()}
-
-    def obedience(self, said: Facts) -> Report:
-        """`alignment`: the share of pictures with all that their captions say; each attribute alone, where it is said; and `binding`:
-        of captions with two colours, the share with each colour on its own object."""
-        right = self.right(said)
-        colours, count = np.asarray(said.things["colour"]), np.asarray(said.count)
-        two = np.stack([count == 1, colours.min(1) >= 0, colours[:, 0] != colours[:, 1]]).all(0)
-        asked = {k: (np.asarray(v) >= 0).any(1) for k, v in said.things.items()} | {"place": said.place >= 0, "side": count == 1}
-        report = {"alignment": share(right["all"])} | {k: share(right[k], asked[k]) for k in asked} | {"count": share(right["count"])}
-        return report | {"binding": share(right["colour"] & right["kind"], two)}
-
-    def r_precision(self, said: Facts, seed: int = 0) -> float:
-        """Of each picture, among its own caption and 99 others'."""
-        n = len(said.count)
-        others = np.random.default_rng(seed).integers(1, n, (n, min(CANDIDATES, n) - 1)) + np.arange(n)[:, None]
-        candidates = np.concatenate([np.arange(n)[:, None], others % n], 1)
-        each = jax.vmap(lambda column: log_likelihood(self.seen, jax.tree.map(lambda x: jnp.asarray(x)[column], said)), 1, 1)
-        return float(metrics.r_precision(each(candidates)))
+def is_readable(source: Source, size: int) -> bool:
+    """Returns whether the judge can read a source's images of `size` pixels and check their captions."""
+    return source.truth and size in READABLE_SIZES
 
 
-def share(right: Any, of: Any = None) -> float | None:
-    """The mean over the rows asked of; None where there are none."""
-    rows = right if of is None else right[of]
-    return float(np.mean(rows)) if len(rows) else None
+def caption_facts(examples: Iterable[Example]) -> Facts:
+    """Returns what the captions of storybook examples name."""
+    scenes, captions = zip(*(example.truth for example in examples), strict=True)
+    return judge.encode_facts(scenes, captions)
 
 
-def said_by(examples: Iterable[Example]) -> Facts:
-    """What the captions of storybook examples say."""
-    scenes, captions = zip(*(e.truth for e in examples), strict=True)
-    return facts(scenes, captions)
+def read_images(params: judge.Params, images: np.ndarray) -> Facts:
+    """Returns what the judge reads in images uint8[N, S, S, 3], as log-probabilities."""
+    return map_chunks(functools.partial(jit_sample(judge.classify), params), images, "judge")
 
 
-def combinations(model: Model, judge: Any, seed: int) -> Report:
-    """Of all object x colour x place combinations (a tenth of them never seen in training), how many come out right, asked for once, and in one of `TRIES`."""
-
-    def ask(kind: str, colour: str, place: str) -> tuple[grammar.Scene, grammar.Caption]:
-        scene = grammar.Scene(place, (grammar.Thing(kind, colour, "big", "standing" if kind in grammar.ANIMALS else None),))
-        return scene, grammar.Caption(f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {kind} {grammar.EN_PLACE[place]}", "en", COMBINATION)
-
-    def missed(pairs: list[Any], tries: int) -> list[Any]:
-        images = draw(model, [caption.text for _, caption in pairs], tries, seed, "combinations")
-        right: Any = Judged(judge, images).right(facts(*zip(*[pair for pair in pairs for _ in range(tries)], strict=True)))["all"]
-        return [pair for i, pair in enumerate(pairs) if not right[i * tries : (i + 1) * tries].any()]
-
-    all_of_them = list(itertools.starmap(ask, itertools.product(grammar.OBJECTS, grammar.COLOURS, grammar.PLACES)))
-    once, n = missed(all_of_them, 1), len(all_of_them)
-    return {"right": n - len(once), "right_in_tries": n - len(missed(once, TRIES) if once else once), "tries": TRIES, "of": n}
+def correct_attributes(read: Facts, named: Facts) -> dict[str, np.ndarray]:
+    """`judge.correct_attributes` as numpy arrays."""
+    return {name: np.asarray(x) for name, x in judge.correct_attributes(read, named).items()}
 
 
-def make_quick(config: Config, n: int = 256) -> Callable[[Model], Report] | None:
-    """What training asks of its model now and then, for n captions of `test`: `alignment`, and that of kind, colour, size and place
-    alone. None where the judge cannot read the pictures or `log.evaluate` is 0."""
-    if config.data.source != "storybook" or config.data.size not in SIZES_READ or not config.log.evaluate:
+def obedience(read: Facts, named: Facts) -> Report:
+    """Returns fractions of images that obey their captions.
+
+    `alignment` counts images with everything that their captions name; `kind`, `colour` and so on count one
+    attribute, of the captions that name it. `binding` counts images with each colour on its own object, of
+    the captions that name two colours.
+    """
+    correct = correct_attributes(read, named)
+    colours, count = np.asarray(named.things["colour"]), np.asarray(named.count)
+    two_colours = np.stack([count == 1, colours.min(1) >= 0, colours[:, 0] != colours[:, 1]]).all(0)
+    is_named = {name: (np.asarray(index) >= 0).any(1) for name, index in named.things.items()}
+    is_named |= {"place": named.place >= 0, "side": count == 1}
+    report = {"alignment": fraction(correct["all"])}
+    report |= {name: fraction(correct[name][rows]) for name, rows in is_named.items()}
+    bound = correct["colour"] & correct["kind"]
+    return report | {"count": fraction(correct["count"]), "binding": fraction(bound[two_colours])}
+
+
+def fraction(correct: np.ndarray) -> float | None:
+    """Returns the fraction of True in bool[N]; None if N is 0."""
+    return float(np.mean(correct)) if len(correct) else None
+
+
+def r_precision(read: Facts, named: Facts, seed: int = 0) -> float:
+    """Returns the fraction of images whose own caption is likelier than those of 99 other images."""
+    n = len(named.count)
+    own = np.arange(n)[:, None]
+    offsets = np.random.default_rng(seed).integers(1, n, (n, min(CANDIDATES, n) - 1))
+    candidates = np.concatenate([own, (offsets + own) % n], 1)
+
+    def likelihood(column: jax.Array) -> jax.Array:
+        return judge.log_likelihood(read, jax.tree.map(lambda x: jnp.asarray(x)[column], named))
+
+    return float(metrics.r_precision(jax.vmap(likelihood, 1, 1)(jnp.asarray(candidates))))
+
+
+def combinations(model: Model, params: judge.Params, seed: int) -> Report:
+    """Counts the combinations of object, colour and place that the model draws right.
+
+    A tenth of the 1,280 combinations never occurs in training. `right` counts those that are right in their
+    first image, `right_in_tries` those that are right in one of their first `TRIES` images.
+    """
+    pairs = list(itertools.starmap(_combination, itertools.product(OBJECTS, COLOURS, PLACES)))
+    failed = _failed(model, params, pairs, 1, seed)
+    always_failed = _failed(model, params, failed, TRIES, seed) if failed else []
+    n = len(pairs)
+    return {"right": n - len(failed), "right_in_tries": n - len(always_failed), "tries": TRIES, "of": n}
+
+
+def _combination(kind: str, colour: str, place: str) -> tuple[Scene, Caption]:
+    """A scene of one object, and a caption that names the object, its colour and the place."""
+    thing = Thing(kind, colour, "big", "standing" if kind in ANIMALS else None)
+    text = f"{'an' if colour[0] in 'aeiou' else 'a'} {colour} {kind} {EN_PLACE[place]}"
+    return Scene(place, (thing,)), Caption(text, "en", frozenset({"0.kind", "0.colour", "place"}))
+
+
+def _failed(
+    model: Model, params: judge.Params, pairs: list[tuple[Scene, Caption]], tries: int, seed: int
+) -> list[tuple[Scene, Caption]]:
+    """The pairs whose caption is right in none of `tries` images."""
+    images = draw(model, [caption.text for _, caption in pairs], tries, seed, "combinations")
+    repeated = [pair for pair in pairs for _ in range(tries)]
+    named = judge.encode_facts(*zip(*repeated, strict=True))
+    correct = correct_attributes(read_images(params, images), named)["all"].reshape(-1, tries)
+    return [pair for pair, tried in zip(pairs, correct, strict=True) if not tried.any()]
+
+
+def make_quick(config: Config, source: Source, n: int = 256) -> Callable[[Model], Report] | None:
+    """Returns the evaluation that a run repeats while it trains, or None if there is none.
+
+    The evaluation draws n captions of `test` and returns `alignment` and, for some attributes,
+    `alignment_NAME`. There is none if `log.evaluate` is 0 or the judge cannot read the images.
+
+    Args:
+        source: the run's own.
+    """
+    if not config.log.evaluate or not is_readable(source, config.data.size):
         return None
-    judge, source = load_judge(), asked(config, "test")
-    rng = np.random.default_rng(0)
-    examples = [source.example(i, rng) for i in range(n)]
-    captions, said = [e.caption for e in examples], said_by(examples)
+    test = measured_sources(config)["test"]
+    params, rng = judge.load_judge(), np.random.default_rng(0)
+    examples = [test.example(i, rng) for i in range(n)]
+    captions, named = [example.caption for example in examples], caption_facts(examples)
 
     def quick(model: Model) -> Report:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # captions too long for the model are cut in training too
             images = model.sample(captions)
-        found = Judged(judge, images).obedience(said)
-        return {"alignment": found["alignment"]} | {f"alignment_{name}": found[name] for name in ("kind", "colour", "size", "place")}
+        found = obedience(read_images(params, images), named)
+        return {"alignment": found["alignment"]} | {f"alignment_{name}": found[name] for name in REPORTED}
 
     return quick

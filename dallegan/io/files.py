@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files in buckets."""
+"""Files that appear whole or not at all, locks, and the file systems of buckets."""
 
 import contextlib
 import fcntl
@@ -11,53 +11,62 @@ from typing import IO, Any
 
 from dallegan.errors import UserError
 
-DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*CredentialsError|40[13])\b")  # as buckets say it
+# words by which the errors of buckets say that access is denied
+DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*CredentialsError|40[13])\b")
 
 
 def write_atomic(path: str | pathlib.Path, data: bytes | str) -> None:
-    """Writes a file by way of a temporary one beside it, of a name of its own: a kill leaves the old file or the new one, never half, and of several
-    writers at once each leaves it whole. A link stays one; a pipe or a device is written to."""
-    path, data = pathlib.Path(path), data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
+    """Writes a file that appears whole or not at all; text is encoded as UTF-8.
+
+    The data go to a temporary file in the same folder, which then replaces `path`. A kill leaves the old file
+    or the new one. Several writers at once leave the whole file of one of them. A symbolic link is followed,
+    and a pipe or a device is written to directly. Raises OSError.
+    """
+    path = pathlib.Path(path)
+    data = data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
     if _is_special(path):
         path.write_bytes(data)
         return
-    path = _target(path)
-    partial = _beside(path)
+    path = _follow_links(path)
+    temporary = _temporary(path)
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        temporary.write_bytes(data)
+        temporary.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def check_writable(path: pathlib.Path) -> None:
-    """UserError where `write_atomic` would fail, before minutes of work; leaves nothing behind, and what is there as it is."""
+    """Raises UserError if `write_atomic` would fail, so that a command fails before minutes of work.
+
+    The check makes the folder of `path`. It leaves no file behind and does not change `path`.
+    """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a directory; name a file")
     if not _is_special(path):
         with writing(path):
-            partial = _beside(_target(path))
-            partial.touch()
-            partial.unlink()
+            temporary = _temporary(_follow_links(path))
+            temporary.touch()
+            temporary.unlink()
 
 
 def _is_special(path: pathlib.Path) -> bool:
-    """Whether it is there and neither file nor directory, which a file would take the place of."""
+    """Returns True for a pipe or a device, which must not be replaced by a file."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _target(path: pathlib.Path) -> pathlib.Path:
-    return pathlib.Path(os.path.realpath(path))  # `resolve` raises for links that lead to each other
+def _follow_links(path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(os.path.realpath(path))  # `Path.resolve` raises if links form a circle
 
 
-def _beside(path: pathlib.Path) -> pathlib.Path:
+def _temporary(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Makes the folder of a file that is written inside; UserError where either fails."""
+    """Makes the folder of `path`, and turns an OSError inside the block into a UserError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -67,7 +76,11 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_byte(file: IO[bytes], byte: int = 0, wait: bool = False) -> Iterator[bool]:
-    """Whether this process could lock the byte, inside; a lock ends with its process, however that ends."""
+    """Locks one byte of an open file for the block, and yields True if this process has the lock.
+
+    The system releases the lock when the process ends, however it ends. With `wait` the call blocks until the
+    lock is free; without, it yields False if another process has the lock.
+    """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
     except (BlockingIOError, PermissionError):
@@ -80,31 +93,41 @@ def lock_byte(file: IO[bytes], byte: int = 0, wait: bool = False) -> Iterator[bo
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path in it. UserError where the package for such addresses is absent."""
+    """Returns fsspec's file system of a URL and the path in it.
+
+    Raises UserError if the Python package for that kind of URL is not installed.
+    """
     try:
         import fsspec
 
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        hint = "pip install 'dallegan[gcs]'" if url.startswith("gs:") else "is fsspec's package for it installed?"
+        hint = "is fsspec's package for it installed?"
+        if url.startswith("gs:"):
+            hint = "pip install 'dallegan[gcs]'"
         raise UserError(f"cannot read {url}: {hint} ({error})") from None
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Inside, a bucket's own errors, of which each has others, become OSError, and what is absent or forbidden is told apart; the disk's stay as they are."""
+    """Re-raises the errors of buckets inside the block as OSError.
+
+    They become FileNotFoundError or PermissionError if they say so. UserError, MemoryError and the OSErrors
+    of the local disk pass through.
+    """
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # every fsspec backend has exception classes of its own
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else PermissionError if DENIED.search(said) else OSError
-        raise kind(said) from None
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(message) from None
+        raise (PermissionError if DENIED.search(message) else OSError)(message) from None
 
 
 def cache() -> pathlib.Path:
-    """~/.cache/dallegan, or where XDG_CACHE_HOME says."""
+    """Returns dallegan's cache folder: $XDG_CACHE_HOME/dallegan, by default ~/.cache/dallegan."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dallegan"

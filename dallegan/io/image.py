@@ -1,64 +1,75 @@
-"""Pictures in and out: any file to uint8[size, size, 3], arrays to captioned grids and PNGs with their prompt inside."""
+"""Image files: any file to uint8[size, size, 3], and images to PNG and WebP files that say what they show."""
 
 import errno
 import functools
 import io
 import itertools
+import json
 import pathlib
 import re
-import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from dallegan.io.files import write_atomic
 
+Format = Literal["png", "webp"]  # of the files that are written; both are lossless
+
 MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
-warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of sizes and metadata that are dealt with here
-# of all that Pillow knows; it goes by the bytes, whatever the name, and hands PostScript to another program
-KINDS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
+# a few of Pillow's formats: it goes by the bytes, not the name, and would run another program on PostScript
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
 FONT = pathlib.Path(__file__).parent.parent / "assets" / "NotoSansSC-subset.ttf"
+FONT_SIZE, GAP, LINE = 15, 4, 20  # of `grid`, in pixels
 
 
 class ImageError(ValueError):
-    """A file that is not a usable picture; the message says why."""
+    """The error of a file that is not a usable image. The message says why."""
 
 
 def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
-    """uint8[size, size, 3]: EXIF-rotated, transparency over white, shorter side resized to `size`, centre-cropped.
+    """Returns uint8[size, size, 3], the image of a file.
 
-    Raises ImageError for broken, truncated or huge (> 64 megapixel) files, OSError for those that the file system does not give.
+    It is turned as its EXIF says, and transparent pixels become white. The shorter side is resized to `size`
+    pixels, and the longer one is cropped to its centre.
+
+    Raises:
+        ImageError: if the file is broken, truncated, larger than 64 megapixels, or not an image.
+        OSError: if the file system does not give the file.
     """
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=KINDS) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=READ_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+                raise ImageError(
+                    f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
+                )
             image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
             image.load()
             upright = ImageOps.exif_transpose(image)
-        return np.asarray(ImageOps.fit(_rgb(upright), (size, size), Image.Resampling.LANCZOS))
+        return np.asarray(ImageOps.fit(_to_rgb(upright), (size, size), Image.Resampling.LANCZOS))
     except ImageError:
         raise
     except Image.DecompressionBombError:
         raise ImageError("too many pixels") from None
-    except UnidentifiedImageError:  # its message names an address in memory
+    except UnidentifiedImageError:  # its message holds an address in memory
         raise ImageError("no picture, or of a kind that is not read") from None
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # the file system's; of Pillow's, those that ask for a place that no file has are EINVAL
+        # the file system's errors have a number; Pillow's have none, or EINVAL if they seek too far back
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise ImageError(str(error).splitlines()[0]) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
         raise ImageError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ImageError("grey of floating-point numbers, whose white is not known")
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey: Pillow would clip it
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey, which Pillow would clip
         grey = np.asarray(image, np.float32)
-        deep = image.mode != "I" or grey.max() > 255  # of 32 bits it may be either
-        shades = np.where(grey == image.info.get("transparency"), 255.0, grey / (257.0 if deep else 1.0))
+        is_16_bit = image.mode != "I" or grey.max() > 255  # mode "I" has 32 bits for either range
+        shades = np.where(grey == image.info.get("transparency"), 255.0, grey / (257.0 if is_16_bit else 1.0))
         return Image.fromarray(shades.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -67,18 +78,28 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def open_image(path: pathlib.Path) -> np.ndarray:
+    """Returns uint8[H, W, 3], the pixels of a file that was written here."""
+    with Image.open(path, formats=READ_FORMATS) as image:
+        return np.asarray(image.convert("RGB"))
+
+
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """Noto Sans SC (SIL Open Font Licence), cut down to Latin and the GB 2312 level 1 ideographs."""
+    """Returns Noto Sans SC (SIL Open Font Licence), reduced to Latin and the GB 2312 level 1 ideographs."""
     return ImageFont.truetype(str(FONT), size)
 
 
-def _lines(text: str, width: int, size: int, most: int) -> list[str]:
-    """Breaks text to a width in pixels: at spaces and around ideographs, and a word that is wider than a line between characters."""
+def wrap(text: str, width: int, size: int, most: int) -> list[str]:
+    """Breaks a text into at most `most` lines of `width` pixels, in the font of that size.
+
+    Lines break at spaces and around ideographs; a word that is wider than a line breaks between characters.
+    The last line ends with "…" if text is left over.
+    """
     lines, line = [], ""
     words = re.findall(r"[^\s\u2e80-\u9fff\uff00-\uffef]+\s*|.\s*", text, re.DOTALL)
-    wide = lambda word: font(size).getlength(word.rstrip()) > width
-    for word in itertools.chain.from_iterable(w if wide(w) else [w] for w in words):
+    is_wide = lambda word: font(size).getlength(word.rstrip()) > width
+    for word in itertools.chain.from_iterable(w if is_wide(w) else [w] for w in words):
         if line and font(size).getlength((line + word).rstrip()) > width:
             lines.append(line.rstrip())
             line = ""
@@ -90,36 +111,71 @@ def _lines(text: str, width: int, size: int, most: int) -> list[str]:
 
 
 def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: int = 128) -> Image.Image:
-    """Rows of pictures uint8[H, W, 3], each row under its caption. Small pictures are enlarged by whole pixels."""
-    size, gap = 15, 4
+    """Draws rows of images uint8[H, W, 3], each row under its caption.
+
+    Images smaller than `cell` pixels are enlarged by a whole factor, so that each pixel stays a square.
+    """
     columns = max(len(row) for row in rows)
-    scale = max(1, cell // rows[0][0].shape[0])
-    side = rows[0][0].shape[0] * scale
-    width = columns * (side + gap) + gap
-    texts = [_lines(text[:400], width - 2 * gap, size, 2) for text in captions]
-    heights = [len(t) * (size + 5) + side + 2 * gap for t in texts]
-    sheet = Image.new("RGB", (width, sum(heights) + gap), "white")
-    draw, y = ImageDraw.Draw(sheet), gap
-    for row, text, height in zip(rows, texts, heights, strict=True):
-        for i, line in enumerate(text):
-            draw.text((gap, y + i * (size + 5) - 2), line, fill="black", font=font(size))
-        for i, picture in enumerate(row):
-            enlarged = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (gap + i * (side + gap), y + len(text) * (size + 5)))
+    side = rows[0][0].shape[0] * max(1, cell // rows[0][0].shape[0])
+    width = columns * (side + GAP) + GAP
+    texts = [wrap(text[:400], width - 2 * GAP, FONT_SIZE, 2) for text in captions]
+    heights = [len(lines) * LINE + side + 2 * GAP for lines in texts]
+    sheet = Image.new("RGB", (width, sum(heights) + GAP), "white")
+    draw, y = ImageDraw.Draw(sheet), GAP
+    for row, lines, height in zip(rows, texts, heights, strict=True):
+        for i, line in enumerate(lines):
+            draw.text((GAP, y + i * LINE - 2), line, fill="black", font=font(FONT_SIZE))
+        for i, image in enumerate(row):
+            enlarged = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (GAP + i * (side + GAP), y + len(lines) * LINE))
         y += height
     return sheet
 
 
-def png(image: Image.Image, info: Mapping[str, str]) -> bytes:
-    """A PNG file with `info` as its text metadata."""
-    text = PngImagePlugin.PngInfo()
-    for key, value in info.items():
-        text.add_itxt(key, value.encode("utf-8", "replace").decode())
+def encode_image(image: Image.Image, info: Mapping[str, str], form: Format = "png") -> bytes:
+    """Returns a PNG or lossless WebP file that carries `info`.
+
+    A PNG has `info` as its text chunks, a WebP as JSON in the image description of its EXIF.
+    """
     file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=text)
+    if form == "webp":
+        image.save(file, "WEBP", lossless=True, exif=_exif(info))
+    else:
+        text = PngImagePlugin.PngInfo()
+        for key, value in info.items():
+            text.add_itxt(key, value.encode("utf-8", "replace").decode())
+        image.save(file, "PNG", pnginfo=text)
     return file.getvalue()
 
 
+def encode_animation(frames: Sequence[Image.Image], info: Mapping[str, str], milliseconds: int) -> bytes:
+    """Returns a lossless WebP animation that repeats forever, with `info` as in `encode_image`."""
+    file = io.BytesIO()
+    first, *others = frames
+    options = {"duration": milliseconds, "loop": 0, "lossless": True, "exif": _exif(info)}
+    first.save(file, "WEBP", save_all=True, append_images=others, **options)
+    return file.getvalue()
+
+
+def _exif(info: Mapping[str, str]) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = json.dumps(info)  # EXIF text is ASCII, as JSON is by default
+    return exif
+
+
+def read_info(path: pathlib.Path) -> dict[str, str]:
+    """Returns the `info` that a PNG or WebP file was written with; {} for any other file."""
+    try:
+        with Image.open(path, formats=READ_FORMATS) as image:
+            if image.format == "PNG":
+                image.load()  # text chunks may follow the pixels
+                return {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
+            info = json.loads(image.getexif().get(ExifTags.Base.ImageDescription) or "{}")
+            return info if isinstance(info, dict) else {}
+    except Exception:  # Pillow's decoders raise nearly anything on files that are not images
+        return {}
+
+
 def save_png(image: Image.Image, path: str | pathlib.Path, info: Mapping[str, str]) -> None:
-    """Writes a PNG; the file appears whole or not at all."""
-    write_atomic(path, png(image, info))
+    """Writes a PNG with `info` as its text chunks. The file appears whole or not at all. Raises OSError."""
+    write_atomic(path, encode_image(image, info))

@@ -1,1 +1,1 @@
-"""A run's directory, its checkpoints, its processes, and what it reports."""
+"""A run's directory, checkpoints and processes, and what the run reports."""

@@ -1,23 +1,17 @@
-"""A process, the machine under it, and the other processes of a run."""
+"""The processes of a run: how they find each other and agree, stop together, and end if one of them hangs."""
 
 import contextlib
-import datetime
 import faulthandler
 import hashlib
-import importlib.metadata
-import math
+import json
 import os
-import pathlib
-import platform
 import re
-import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -26,155 +20,131 @@ from jax.experimental import multihost_utils
 from dallegan.config import ParallelConfig
 from dallegan.errors import TransientError, UserError
 
-HANG = 1800  # seconds without a step after which every process prints its stacks and exits
+T = TypeVar("T")
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
+HANG = 1800  # seconds without a step after which every process prints its stacks and exits
+HANG_MAIN = 10  # seconds that the main process waits longer than the others
 
 
-def restart_with_huge_pages() -> None:
-    """Starts this program over, once, with glibc's allocator asking for huge pages; nothing to do where that is not Linux's glibc.
-
-    XLA takes a step's scratch memory anew each time, and touching it in pages of 4 KiB costs a step on a CPU an eighth of its time
-    (benchmarks/LOG.md). glibc (2.35 or newer) reads the setting when a process starts, hence the restart; GLIBC_TUNABLES of
-    one's own is left as it is.
-    """
-    if platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
-        return
-    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def about() -> dict[str, Any]:
-    """What a result was measured with: command, date, device, versions."""
-    device = jax.devices()[0]
-    on_cpu = device.platform == "cpu"
-    return {
-        "command": f"python {_script()} {shlex.join(sys.argv[1:])}".rstrip(),
-        "date": datetime.date.today().isoformat(),
-        "device": f"{os.cpu_count()} cores of {_processor()}" if on_cpu else f"{jax.device_count()} x {device.device_kind}",
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-    }
-
-
-def _script() -> str:
-    path = pathlib.Path(sys.argv[0])
-    return f"-m dallegan.{path.stem}" if path.parent.name == "dallegan" else f"{path.parent.name}/{path.name}".lstrip("/")
-
-
-def _processor() -> str:
-    """Its name and its widest vector unit, which counts for more: "AMD EPYC" multiplies at 150 or at 450 GF/s on two cores."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
-    except OSError:
-        about = {}
-    flags = about.get("flags", "").split()
-    unit = " (AVX-512)" if "avx512f" in flags else " (AVX2)" if "avx2" in flags else ""
-    return about.get("model name", platform.processor()) + unit
+# -------- Finding each other
 
 
 def join(parallel: ParallelConfig) -> None:
-    """Joins the other processes of a run through `jax.distributed`, before JAX is used; nothing to do for a process by itself.
+    """Joins the other processes of a run through `jax.distributed`; does nothing if there are no others.
 
-    A process that dies takes the others down within a minute, instead of leaving them to wait for it. UserError where the
-    settings contradict each other or the others are not to be found.
+    Must be called before JAX is used. A process that dies later takes the others down within a minute, so
+    that they do not wait for it for ever. Raises UserError if the settings contradict each other or no other
+    process answers.
     """
-    given = {"coordinator_address": parallel.coordinator, "num_processes": parallel.processes, "process_id": parallel.process} if parallel.coordinator else {}
-    if not given and parallel.processes > 1:
-        raise UserError(f"--parallel.processes {parallel.processes}: needs --parallel.coordinator HOST:PORT, the address of process 0")
-    if parallel.process >= parallel.processes:
-        raise UserError(f"--parallel.process {parallel.process}: the {parallel.processes} processes are numbered from 0")
-    if given and not re.fullmatch(r".+:\d+", parallel.coordinator):
-        raise UserError(f"--parallel.coordinator {parallel.coordinator}: must be HOST:PORT, for example 10.0.0.2:8476")
+    address, count, number = parallel.coordinator, parallel.processes, parallel.process
+    if not address and count > 1:
+        need = "needs --parallel.coordinator HOST:PORT, the address of process 0"
+        raise UserError(f"--parallel.processes {count}: {need}")
+    if number >= count:
+        raise UserError(f"--parallel.process {number}: the {count} processes are numbered from 0")
+    if address and not re.fullmatch(r".+:\d+", address):
+        raise UserError(f"--parallel.coordinator {address}: must be HOST:PORT, for example 10.0.0.2:8476")
     try:
-        jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=HEARTBEAT)
-    except ValueError as error:  # without settings: no cluster found, so this is the only process
-        if given:
-            raise UserError(f"--parallel.coordinator {parallel.coordinator}: {error}") from None
+        jax.distributed.initialize(
+            coordinator_address=address or None,
+            num_processes=count if address else None,
+            process_id=number if address else None,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=HEARTBEAT,
+        )
+    except ValueError as error:  # without an address: JAX found no cluster, so this process is the only one
+        if address:
+            raise UserError(f"--parallel.coordinator {address}: {error}") from None
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"could not join the other processes of the run ({reason}): check --parallel.coordinator, or the cluster's job") from None
+        hint = "check --parallel.coordinator, or the cluster's job"
+        raise UserError(f"could not join the other processes of the run ({reason}): {hint}") from None
 
 
 def is_main() -> bool:
-    """Whether this process writes what only one may write."""
+    """Returns whether this is the process that writes the files of the run, number 0."""
     return jax.process_index() == 0
 
 
+# -------- Agreeing: every process must call these, and waits for the slowest
+
+
 def all_agree(fine: bool) -> bool:
-    """Whether something is so on every process. All must call it, and wait for the slowest."""
-    return fine if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
+    """Returns whether `fine` is true on every process."""
+    if jax.process_count() == 1:
+        return fine
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
 
 
-def all_same(said: str) -> bool:
-    """Whether all processes say the same. All must call it."""
+def all_same(text: str) -> bool:
+    """Returns whether every process passes the same text."""
     if jax.process_count() == 1:
         return True
-    digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(said.encode()).digest(), np.uint8))
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    digests = multihost_utils.process_allgather(digest)
     return bool(np.all(digests == digests[0]))
 
 
-def from_main(value: float | None) -> float | None:
-    """The main process's value, on all of them. All must call it."""
+def from_main(value: T) -> T:
+    """Returns the main process's value, which must be JSON, on every process."""
     if jax.process_count() == 1:
         return value
-    told = float(multihost_utils.broadcast_one_to_all(np.asarray(math.nan if value is None else value)))
-    return None if math.isnan(told) else told
-
-
-def told_by_main(text: str) -> str:
-    """The main process's text, up to 1,000 bytes of it, on all of them. All must call it."""
-    if jax.process_count() == 1:
-        return text
-    padded = np.frombuffer(text.encode("utf-8", "replace")[:1000].ljust(1000), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
+    data = json.dumps(value).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(data))))
+    sent = np.frombuffer(data.ljust(size)[:size], np.uint8)  # as long as the main process's, on all
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(sent)))
 
 
 def on_main(do: Callable[[], object]) -> None:
-    """Does something on the main process while the others wait. The UserError that it raises is raised on all of them, so that each says what is wrong
-    and ends with the same exit code. All must call it."""
-    fault = ""
+    """Calls `do` on the main process while the others wait.
+
+    If `do` raises UserError, every process raises it, so that each says what is wrong and ends with the same
+    exit code.
+    """
+    fault = None
     if is_main():
         try:
             do()
         except UserError as error:
-            fault = f"{'passing' if isinstance(error, TransientError) else 'bad'} {error}"
-    if fault := told_by_main(fault):
-        kind, _, text = fault.partition(" ")
-        raise (TransientError if kind == "passing" else UserError)(text)
+            fault = {"message": str(error), "transient": isinstance(error, TransientError)}
+    if fault := from_main(fault):
+        raise (TransientError if fault["transient"] else UserError)(fault["message"])
+
+
+# -------- Stopping
 
 
 class Stop:
-    """Asks a run to stop after a step, the same one on all processes: on SIGTERM, as clouds send it before they take a machine, or Ctrl-C.
+    """Stops a run after the same step on all processes, on SIGTERM or on Ctrl-C.
 
-    The second Ctrl-C acts as usual. Where `jax.distributed` runs, its own SIGTERM handler tells the other processes
-    (a handler of ours would disable it), and Ctrl-C is passed on to it.
+    Clouds send SIGTERM before they take a machine. A second Ctrl-C interrupts at once, as it usually does. In
+    a run of several processes, JAX's own SIGTERM handler tells the other processes. A handler of ours would
+    disable it, so only Ctrl-C is handled here, and passed on as SIGTERM.
     """
 
     def __init__(self) -> None:
-        self._asked = False
-        self._shared = jax.distributed.is_initialized()
+        self._requested = False
+        self._distributed = jax.distributed.is_initialized()
 
     def __enter__(self) -> "Stop":
-        signals = [signal.SIGINT] if self._shared else [signal.SIGINT, signal.SIGTERM]
-        if threading.current_thread() is not threading.main_thread():  # which alone may handle signals: that of a notebook's server, say, does
-            signals = []
-        self._old = {s: signal.signal(s, self._ask) for s in signals}
+        signals = [signal.SIGINT] if self._distributed else [signal.SIGINT, signal.SIGTERM]
+        if threading.current_thread() is not threading.main_thread():  # as in a notebook's server
+            signals = []  # Python handles signals in the main thread alone
+        self._previous = {number: signal.signal(number, self._request) for number in signals}
         return self
 
     def at(self, step: int) -> bool:
-        """Whether to stop after this step; every process must ask at every step."""
-        return multihost_utils.reached_preemption_sync_point(step) if self._shared else self._asked
+        """Returns whether to stop after this step. Every process must call this at every step."""
+        return multihost_utils.reached_preemption_sync_point(step) if self._distributed else self._requested
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._requested = True
         self._restore()
-        if self._shared:
+        if self._distributed:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
-        for number, handler in self._old.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def __exit__(self, *_: object) -> None:
@@ -182,61 +152,66 @@ class Stop:
 
 
 class Watchdog:
-    """Ends a process that hangs, be it in the data, in a collective or in the device: the stacks of all threads on stderr, exit code 1.
+    """Ends a process that hangs, in its data, in a collective or on the device.
 
-    The processes that this takes down with it show theirs as well. Where there are several, the main one's clock runs `LAST`
-    seconds longer: the others die with it, and would be cut short while they write. A process that is paused by SIGTSTP, which
-    is Ctrl-Z and Slurm's suspend, does not hang: its clock starts over when it goes on.
+    The process prints the stacks of all threads on stderr and exits with code 1. Processes that die with it
+    print theirs, too. The main process waits HANG_MAIN seconds longer than the others, since its end would
+    cut them short while they print. A process that SIGTSTP pauses (Ctrl-Z, or Slurm's suspend) does not hang:
+    its clock starts over when the process continues.
     """
 
-    LAST = 10
-
-    def __init__(self, seconds: int) -> None:
-        self._seconds = seconds + self.LAST if seconds and is_main() and jax.process_count() > 1 else seconds
+    def __init__(self, seconds: int | None = None) -> None:
+        """Waits `seconds` (default: HANG) between calls of `alive`."""
+        longer = HANG_MAIN if is_main() and jax.process_count() > 1 else 0
+        self._seconds = (HANG if seconds is None else seconds) + longer
 
     def __enter__(self) -> "Watchdog":
-        faulthandler.enable(file=2)  # on SIGABRT, by which `jax.distributed` ends a process whose peer is gone
+        faulthandler.enable(
+            file=2
+        )  # for SIGABRT, by which `jax.distributed` ends a process whose peer is gone
         self._handles = hasattr(signal, "SIGTSTP") and threading.current_thread() is threading.main_thread()
         if self._handles:
-            self._old = signal.signal(signal.SIGTSTP, self._pause)
+            self._previous = signal.signal(signal.SIGTSTP, self._pause)
         return self
 
     def _pause(self, number: int, frame: FrameType | None) -> None:
-        faulthandler.cancel_dump_traceback_later()  # whose clock runs on, and would strike first thing afterwards
+        faulthandler.cancel_dump_traceback_later()  # its clock does not pause, and would strike on continuing
         signal.raise_signal(signal.SIGSTOP)
         self.alive()
 
     def alive(self) -> None:
-        """Starts its clock over."""
-        if self._seconds:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)
+        """Starts the clock over."""
+        faulthandler.dump_traceback_later(self._seconds, exit=True, file=2)
 
     def __exit__(self, *_: object) -> None:
         if self._handles:
-            signal.signal(signal.SIGTSTP, self._old)
-        if self._seconds:
-            faulthandler.cancel_dump_traceback_later()
+            signal.signal(signal.SIGTSTP, self._previous)
+        faulthandler.cancel_dump_traceback_later()
+
+
+# -------- Time
 
 
 class Clock:
-    """Seconds of wall-clock by what they were spent on; phases may be nested, and each second counts once."""
+    """Measures the wall-clock seconds of each phase of a run. Phases nest, and each second counts once."""
 
-    def __init__(self, phase: str, before: dict[str, float]) -> None:
-        self.seconds = dict(before)
+    def __init__(self, phase: str, seconds: dict[str, float] | None = None) -> None:
+        """Starts in `phase`, on top of the `seconds` of each phase that were measured before."""
+        self.seconds = dict(seconds or {})
         self._phase, self._since = phase, time.perf_counter()
 
     def enter(self, phase: str) -> str:
-        """From here on it is this phase's time; returns the one it was."""
-        now, old = time.perf_counter(), self._phase
-        self.seconds[old] = self.seconds.get(old, 0.0) + now - self._since
+        """Ends the current phase, begins another, and returns the name of the one that ended."""
+        now, ended = time.perf_counter(), self._phase
+        self.seconds[ended] = self.seconds.get(ended, 0.0) + now - self._since
         self._phase, self._since = phase, now
-        return old
+        return ended
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        """This phase's time until the block ends."""
-        old = self.enter(phase)
+        """Counts the time of the block for `phase`."""
+        outer = self.enter(phase)
         try:
             yield
         finally:
-            self.enter(old)
+            self.enter(outer)

@@ -1,61 +1,127 @@
-"""A run on one page: python -m dallegan.report RUN [--out FILE]. A self-contained HTML file that opens from disk. Needs the extra `eval`."""
+"""Runs on one HTML page, a file that holds everything it shows. Needs the extra `eval`.
+
+The page of one run has its sample grids, curves, cost and settings; the page of several runs has their curves
+in one chart each. `report.html.j2` lays the page out. Jinja escapes all text that comes from runs, and none
+of it is in the charts.
+"""
 
 import base64
-import html
+import importlib.util
 import io
+import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from dallegan.errors import UserError
 from dallegan.io.files import write_atomic, writing
-from dallegan.run.curves import read_metrics
+from dallegan.run.metrics_file import Line, evaluated, read_metrics
 
-GRIDS = 8  # sample grids shown, evenly over the run
-CURVES = {
-    "alignment: share of captions drawn with every attribute right": ("alignment", "alignment_kind", "alignment_colour", "alignment_size", "alignment_place"),
-    "match gap: score of a real picture with its own caption less that with another": ("match_gap",),
+NEEDED = "jinja2", "matplotlib"
+GRIDS = 8  # most sample grids shown, evenly over the run
+TEMPLATE = pathlib.Path(__file__).parent / "report.html.j2"
+TITLES: dict[str, str] = {
+    "alignment": "alignment: fraction of captions drawn with every attribute right",
+    "match_gap": "match gap: score of a real image with its own caption less that with another",
+    "images_per_second": "images per second",
+}
+# the charts of one run: title and read-outs
+CHARTS: dict[str, tuple[str, ...]] = {
+    TITLES["alignment"]: (
+        "alignment",
+        *(f"alignment_{name}" for name in ("kind", "colour", "size", "place")),
+    ),
+    TITLES["match_gap"]: ("match_gap",),
     "losses": ("d_loss", "g_loss"),
     "gradient penalties": ("r1", "r2"),
     "gradient norms": ("grad_norm_d", "grad_norm_g"),
-    "images a second": ("images_per_second",),
+    TITLES["images_per_second"]: ("images_per_second",),
 }
-LOGARITHMIC = ("r1", "grad_norm_d")
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; background: #fff; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2em; border-bottom: 1px solid #ddd; } .quiet { color: #666; }
-.cards { display: flex; flex-wrap: wrap; gap: 1em; margin: 1.5em 0; }
-.cards div { border: 1px solid #ddd; border-radius: 6px; padding: .5em 1em; } .cards b { display: block; font-size: 1.5em; }
-.row { display: flex; flex-wrap: wrap; gap: 1em; } figure { margin: 0; } figcaption { color: #666; } img, svg { max-width: 100%; height: auto; }
-.grids img { width: 510px; } table { border-collapse: collapse; } td, th { padding: .15em .8em; border-bottom: 1px solid #eee; text-align: right; }
-td:first-child, th:first-child { text-align: left; } pre { background: #f6f6f6; padding: 1em; overflow: auto; }
-"""
+LOGARITHMIC = ("r1", "r2", "grad_norm_d", "grad_norm_g")
+# of runs, or of the read-outs in a chart; matplotlib's first ten
+COLORS = (
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#7f7f7f",
+    "#bcbd22",
+    "#17becf",
+)
+Curve = tuple[str, str, list[tuple[float, float]]]  # name in the legend, colour, points
 
 
+class Run(NamedTuple):
+    """A run, as its directory has it."""
+
+    folder: pathlib.Path
+    name: str
+    color: str  # of its curves, beside those of other runs
+    lines: list[Line]  # of metrics.jsonl, at least one
+    evaluated: list[Line]
+    settings: dict[str, Any]
+    machine: dict[str, Any]
 
 
-def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes the page of a run and says where. UserError where there is no run, the extra `eval` is absent, or it cannot be written."""
-    try:
-        metrics = read_metrics(folder / "metrics.jsonl")
-    except OSError as error:
-        raise UserError(f"cannot read {folder / 'metrics.jsonl'}: {error.strerror}") from None
-    if not metrics:
-        raise UserError(f"{folder} has no metrics.jsonl with a line in it: name a run directory of train.py")
-    settings, machine = (read_json(folder / name) for name in ("config.json", "machine.json"))
-    path = out or folder / "report.html"
-    page = make_page(folder.resolve().name, metrics, settings, machine, choose(sorted(folder.glob("samples/*.png")), GRIDS))
+def can_report() -> bool:
+    """Returns whether the packages that a report needs are installed."""
+    return all(importlib.util.find_spec(name) for name in NEEDED)
+
+
+def write_report(*folders: pathlib.Path, out: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes the page of one run, or of several, and returns its path.
+
+    Args:
+        *folders: run directories, at least one.
+        out: the file; default: report.html in the run's directory or, for several runs, in the current one.
+
+    Raises:
+        UserError: if a directory holds no run, the extra `eval` is absent, or the file cannot be written.
+    """
+    if not can_report():
+        raise UserError("a report needs the extra `eval`: pip install 'dallegan[eval]'")
+    import jinja2
+
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    colors = itertools.islice(itertools.cycle(COLORS), len(names))
+    runs = [read_run(*args) for args in zip(folders, names, colors, strict=True)]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(TEMPLATE.read_text("utf-8")).render(
+        title=", ".join(names),
+        runs=[(run.name, run.color, summarize(run)) for run in runs],
+        details=describe(runs[0]) if len(runs) == 1 else None,
+        charts=list(draw_charts(runs)),
+    )
+    path = out or (folders[0] if len(folders) == 1 else pathlib.Path()) / "report.html"
     with writing(path):
-        write_atomic(path, page)
+        write_atomic(path, page + "\n")
     return path
 
 
+def read_run(folder: pathlib.Path, name: str, color: str) -> Run:
+    """Returns the run in a directory. Raises UserError if there is none."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines, with_alignment = read_metrics(path), evaluated(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    if not lines:
+        raise UserError(f"{folder} has no metrics.jsonl with a line in it: name a run directory of train.py")
+    settings, machine = read_json(folder / "config.json"), read_json(folder / "machine.json")
+    return Run(folder, name, color, lines, with_alignment, settings, machine)
+
+
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a file; {} where there is none."""
+    """Returns the object in a file, or {} if there is none."""
     try:
         found = json.loads(path.read_text("utf-8", "replace"))
     except (OSError, ValueError):
@@ -63,109 +129,130 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def choose(paths: list[pathlib.Path], most: int) -> list[pathlib.Path]:
-    """At most so many, evenly, the first and the last among them."""
-    return [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int))] if paths else []
-
-
-def make_page(name: str, metrics: list[dict[str, Any]], settings: Mapping[str, Any], machine: Mapping[str, Any], grids: list[pathlib.Path]) -> str:
-    """The whole page."""
-    last = metrics[-1]
-    data = settings["data"] if isinstance(settings.get("data"), dict) else {}
-    about = f"{data.get('source', '?')} at {data.get('size', '?')} px; {machine.get('device', 'on an unknown device')}; {machine.get('date', '')}"
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(name)}</title><style>{STYLE}</style>",
-        f"<h1>{escape(name)}</h1><p class=quiet>{escape(about)}</p>",
-        cards(metrics, settings),
-        "<h2>Samples</h2>" + samples(grids),
-        "<h2>Curves</h2><div class=row>" + "".join(curves(metrics)) + "</div>",
-        "<h2>Cost</h2>" + cost(last),
-        "<h2>The last line of metrics.jsonl</h2>" + table(("", ""), ((k, number(v)) for k, v in last.items() if not isinstance(v, dict))),
-        f"<h2>Settings</h2><pre>{escape(json.dumps(settings, indent=2, ensure_ascii=False))}</pre>",
-        f"<h2>Command, machine and versions</h2><pre>{escape(json.dumps(machine, indent=2, ensure_ascii=False))}</pre>",
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def escape(text: object) -> str:
-    """For HTML."""
-    return html.escape(str(text))
+def choose(paths: Sequence[Any], most: int) -> list[Any]:
+    """Returns at most `most` paths, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int)
+    return [paths[i] for i in np.unique(places)]
 
 
 def number(value: object) -> str:
-    """To four digits."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+    """Returns a number with four digits, any other value as text."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)
 
 
-def cards(metrics: list[dict[str, Any]], settings: Mapping[str, Any]) -> str:
-    """What one wants to know first."""
-    last = metrics[-1]
-    scores = [line["alignment"] for line in metrics if isinstance(line.get("alignment"), int | float)]
-    speeds = [line["images_per_second"] for line in metrics if isinstance(line.get("images_per_second"), int | float)]
-    seconds = sum(phases(last).values())
-    shown = {"steps": f"{last['step']:,} of {number(settings.get('steps'))}", "images": number(last.get("images"))}
-    shown |= {"hours in all": f"{seconds / 3600:.2f}", "images a second, median": f"{np.median(speeds):.1f}" if speeds else "-"}
-    if scores:
-        shown |= {"alignment, last": f"{scores[-1]:.3f}", "best": f"{max(scores):.3f}"}
-    shown["steps left out as not finite"] = number(last.get("skipped"))
-    return "<div class=cards>" + "".join(f"<div><b>{escape(v)}</b>{escape(k)}</div>" for k, v in shown.items()) + "</div>"
+def is_number(value: object) -> bool:
+    """Returns whether a value of metrics.jsonl can be drawn."""
+    return isinstance(value, int | float)
 
 
-def phases(line: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds by what they were spent on."""
+def summarize(run: Run) -> dict[str, str]:
+    """Returns what one wants to know first of a run, by name."""
+    last = run.lines[-1]
+    scores = [line["alignment"] for line in run.lines if is_number(line.get("alignment"))]
+    speeds = [line["images_per_second"] for line in run.lines if is_number(line.get("images_per_second"))]
+    return {
+        "steps": f"{last['step']:,} of {number(run.settings.get('steps'))}",
+        "images": number(last.get("images")),
+        "hours in all": f"{sum(seconds_spent(last).values()) / 3600:.2f}",
+        "images per second, median": f"{np.median(speeds):.1f}" if speeds else "-",
+        "alignment, last": f"{scores[-1]:.3f}" if scores else "-",
+        "alignment, best": f"{max(scores):.3f}" if scores else "-",
+        "steps left out as not finite": number(last.get("skipped")),
+    }
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """Returns what the page of one run shows beside its summary and its curves."""
+    last, data = run.lines[-1], run.settings.get("data")
+    data = data if isinstance(data, dict) else {}
+    device, date = run.machine.get("device", "on an unknown device"), run.machine.get("date", "")
+    return {
+        "about": f"{data.get('source', '?')} at {data.get('size', '?')} px; {device}; {date}",
+        "grids": list(read_grids(choose(sorted(run.folder.glob("samples/*.png")), GRIDS))),
+        "cost": cost(last),
+        "last": [(name, number(value)) for name, value in last.items() if not isinstance(value, dict)],
+        "settings": json.dumps(run.settings, indent=2, ensure_ascii=False),
+        "machine": json.dumps(run.machine, indent=2, ensure_ascii=False),
+    }
+
+
+def seconds_spent(line: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a line's seconds, by what they were spent on."""
     seconds = line.get("seconds")
-    return {str(k): float(v) for k, v in seconds.items() if isinstance(v, int | float)} if isinstance(seconds, dict) else {}
+    if not isinstance(seconds, dict):
+        return {}
+    return {str(name): float(value) for name, value in seconds.items() if is_number(value)}
 
 
-def cost(line: Mapping[str, Any]) -> str:
-    """Where the time went."""
-    spent = phases(line)
+def cost(line: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns what the run's time was spent on, the most first: name, seconds and fraction."""
+    spent = seconds_spent(line)
     total = max(sum(spent.values()), 1e-9)
-    rows = ((k, f"{v:,.0f}", f"{100 * v / total:.1f} %") for k, v in sorted(spent.items(), key=lambda item: -item[1]))
-    return table(("", "seconds", "share"), rows)
+    most_first = sorted(spent.items(), key=lambda item: -item[1])
+    return [(name, f"{value:,.0f}", f"{100 * value / total:.1f} %") for name, value in most_first]
 
 
-def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """Rows of text."""
-    line = lambda cells, tag: "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-    return f"<table>{line(head, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
-
-
-def samples(grids: list[pathlib.Path]) -> str:
-    """Sample grids as they are, in the page."""
-    shown = []
-    for path in grids:
+def read_grids(paths: Sequence[pathlib.Path]) -> Iterator[tuple[str, str]]:
+    """Yields the name of each sample grid, and the grid as a data: address."""
+    for path in paths:
         try:
             with Image.open(path) as image:
                 image.convert("RGB").save(file := io.BytesIO(), "WEBP", quality=90)
-        except Exception:  # a damaged file costs its place in the page; Pillow raises nearly anything
+        except Exception:  # Pillow raises nearly anything for a damaged file, which is left out
             continue
         name = f"{int(path.stem):,} images" if path.stem.isdigit() else path.stem
-        source = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-        shown.append(f"<figure><img alt='samples' src='{source}'><figcaption>{escape(name)}</figcaption></figure>")
-    return f"<div class='row grids'>{''.join(shown)}</div>" if shown else "<p class=quiet>none yet</p>"
+        yield name, f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def curves(metrics: list[dict[str, Any]]) -> Iterable[str]:
-    """An SVG for each group of read-outs that the run has."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("a report needs the extra `eval`: pip install 'dallegan[eval]'") from None
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dallegan", "font.size": 9}):
-        for title, names in CURVES.items():
-            figure = Figure(figsize=(5.2, 3), layout="constrained")
-            axis = figure.subplots()
+def draw_charts(runs: Sequence[Run]) -> Iterator[tuple[str, Any]]:
+    """Yields the title and the SVG of each chart that the runs have points for.
+
+    With one run, a chart has a group of read-outs; with several, it has one read-out of all runs.
+    """
+    for title, names in CHARTS.items():
+        if len(runs) == 1:
+            (run,) = runs
+            colored = zip(names, COLORS, strict=False)
+            curves = [(name, color, points(run.lines, "images", name)) for name, color in colored]
+            yield from draw_chart(title, curves, "images", names[0] in LOGARITHMIC)
+        else:
             for name in names:
-                points = [(line["images"], line[name]) for line in metrics if isinstance(line.get(name), int | float) and "images" in line]
-                if points and any(value for _, value in points):  # a penalty that is off is 0 throughout
-                    axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "", linewidth=1.2, label=name)
-            if not axis.lines:
-                continue
-            axis.set(xlabel="images", yscale="log" if names[0] in LOGARITHMIC else "linear")
-            axis.grid(alpha=0.3)
+                curves = [("", run.color, points(run.lines, "images", name)) for run in runs]
+                yield from draw_chart(TITLES.get(name, name), curves, "images", name in LOGARITHMIC)
+        if "alignment" in names:
+            curves = [("", run.color, points(run.evaluated, "seconds", "alignment")) for run in runs]
+            yield from draw_chart("alignment against time", curves, "seconds, all but compilation")
+
+
+def points(lines: Sequence[Line], x: str, y: str) -> list[tuple[float, float]]:
+    """Returns the points of a curve; none if all are 0, as for a penalty that is off."""
+    found = [(line[x], line[y]) for line in lines if is_number(line.get(x)) and is_number(line.get(y))]
+    return found if any(value for _, value in found) else []
+
+
+def draw_chart(
+    title: str, curves: Sequence[Curve], x: str, logarithmic: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """Yields a chart's title and its SVG, which Jinja does not escape; nothing if no curve has points."""
+    import matplotlib
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dallegan", "font.size": 9}):
+        figure = Figure(figsize=(5.2, 3), layout="constrained")
+        axis = figure.subplots()
+        for name, color, found in curves:
+            if found:
+                marker = "." if len(found) < 30 else ""
+                axis.plot(*zip(*found, strict=True), marker=marker, linewidth=1.2, color=color, label=name)
+        if not axis.lines:
+            return
+        axis.set(xlabel=x, yscale="log" if logarithmic else "linear")
+        axis.grid(alpha=0.3)
+        if any(name for name, _, _ in curves):
             axis.legend()
-            figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
-            drawing = file.getvalue()
-            yield f"<figure>{drawing[drawing.index('<svg') :]}<figcaption>{escape(title)}</figcaption></figure>"
+        figure.savefig(file := io.StringIO(), format="svg", metadata={"Date": None})
+        svg = file.getvalue()
+        yield title, Markup(svg[svg.index("<svg") :])

@@ -1,4 +1,7 @@
-"""One process of a run: python worker.py CONFIG.json [FAULT STEP]; a fault strikes when the batch of that step is asked for."""
+"""One process of a run: python worker.py CONFIG.json HANG [FAULT STEP].
+
+The watchdog waits HANG seconds. The fault strikes when the batch of that step is taken.
+"""
 
 import itertools
 import os
@@ -8,22 +11,29 @@ import time
 
 from dallegan import config, loop
 from dallegan.io.cli import run
-from dallegan.run import processes as runtime
+from dallegan.run import processes
+
+FAULTS = {
+    "hang": lambda: time.sleep(1000),
+    "kill": lambda: os.kill(os.getpid(), 9),
+    "term": lambda: os.kill(os.getpid(), 15),
+}
 
 
 def main():
     settings = config.from_json(pathlib.Path(sys.argv[1]).read_text())
-    if len(sys.argv) > 2:
-        fault, at, batches = sys.argv[2], int(sys.argv[3]), loop.make_batches
+    processes.HANG = int(sys.argv[2])
+    if len(sys.argv) > 3:
+        fault, at, batches = FAULTS[sys.argv[3]], int(sys.argv[4]), loop.make_batches
 
         def faulty(dataset, config, start):
             for step, batch in zip(itertools.count(start), batches(dataset, config, start), strict=False):
                 if step == at:
-                    {"hang": lambda: time.sleep(1000), "kill": lambda: os.kill(os.getpid(), 9), "term": lambda: os.kill(os.getpid(), 15)}[fault]()
+                    fault()
                 yield batch
 
         loop.make_batches = faulty
-    runtime.join(settings.parallel)
+    processes.join(settings.parallel)
     loop.train(settings)
 
 

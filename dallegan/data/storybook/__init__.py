@@ -1,1 +1,1 @@
-"""The built-in storybook: procedural illustrated scenes with bilingual captions."""
+"""The built-in storybook: illustrated scenes drawn by code, with captions in two languages."""

@@ -1,8 +1,8 @@
 """Vector art for the procedural sources: polygons on a supersampled canvas.
 
-Everything drawn is a polygon with a role ("base", "dark", "ink", ...). A `Sprite` is a list of polygons in a unit
-frame (x to the right, y up, ground at y = 0, height about 1); drawing it is one affine map of all its vertices and one
-C call a polygon, which is what makes 1,500+ pictures a second possible.
+Everything drawn is a polygon with a role ("base", "dark", "ink", ...). A `Sprite` is a list of polygons in a
+unit frame: x to the right, y up, ground at y = 0, height about 1. Drawing a sprite takes one affine map of
+all its vertices and one C call per polygon, which makes more than 1,500 images per second possible.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ OUTLINE = 0.03  # ink contour, in sprite heights
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, role: str = "base", turn: float = 0.0) -> Polygon:
-    """An ellipse of radii rx, ry, turned by `turn` radians."""
+    """Returns an ellipse of radii rx, ry, turned by `turn` radians."""
     a = np.linspace(0, 2 * math.pi, 28, endpoint=False)
     x, y = rx * np.cos(a), ry * np.sin(a)
     c, s = math.cos(turn), math.sin(turn)
@@ -42,17 +42,17 @@ def ellipse(cx: float, cy: float, rx: float, ry: float, role: str = "base", turn
 
 
 def poly(points: Sequence[tuple[float, float]], role: str = "base") -> Polygon:
-    """A polygon through the given points."""
+    """Returns a polygon through the given points."""
     return np.asarray(points, np.float32), role
 
 
 def box(x0: float, y0: float, x1: float, y1: float, role: str = "base") -> Polygon:
-    """An upright rectangle."""
+    """Returns an upright rectangle."""
     return poly([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], role)
 
 
 def limb(x0: float, y0: float, x1: float, y1: float, width: float, role: str = "base") -> Polygon:
-    """A capsule from one point to another."""
+    """Returns a capsule from one point to another."""
     a = math.atan2(y1 - y0, x1 - x0)
     t = np.linspace(0, math.pi, 7)
     head = np.stack([x1 + width * np.sin(a + t + math.pi) * -1, y1 + width * np.cos(a + t + math.pi)], 1)
@@ -73,7 +73,7 @@ def _grow(points: np.ndarray, by: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Sprite:
-    """Polygons in the unit frame: the ink contours of all first, then the fills."""
+    """Polygons in the unit frame: first the ink contours of all, then the fills."""
 
     vertices: np.ndarray  # f32[V, 2]
     parts: tuple[tuple[int, int, str], ...]  # start, end, role
@@ -81,7 +81,7 @@ class Sprite:
 
     @classmethod
     def make(cls, polygons: Iterable[Polygon], lift: float = 0.0, thin: Iterable[str] = ("eye",)) -> "Sprite":
-        """Scales polygons to unit height (or 1.3 width), feet on the ground; roles in `thin` get no contour."""
+        """Scales polygons to height 1 (or width 1.3), feet on the ground; roles in `thin` get no contour."""
         polygons = list(polygons)
         every = np.concatenate([p for p, _ in polygons])
         low, high = every.min(0), every.max(0)
@@ -99,23 +99,30 @@ class Sprite:
 
 @functools.cache
 def palette(base: Rgb) -> dict[str, Rgb]:
-    """The tones an object of this colour is drawn with."""
-    light, dark, far = mix(base, (255, 255, 255), 0.42), mix(base, (20, 10, 30), 0.28), mix(base, (20, 10, 30), 0.18)
+    """Returns the colour of each role in an object of this base colour."""
+    light, dark, far = (
+        mix(base, (255, 255, 255), 0.42),
+        mix(base, (20, 10, 30), 0.28),
+        mix(base, (20, 10, 30), 0.18),
+    )
     return FIXED | {"base": base, "light": light, "dark": dark, "far": far}
 
 
 def mix(a: Rgb, b: Rgb, t: float) -> Rgb:
-    """a + t (b - a)."""
+    """Returns a + t (b - a)."""
     return (round(a[0] + t * (b[0] - a[0])), round(a[1] + t * (b[1] - a[1])), round(a[2] + t * (b[2] - a[2])))
 
 
 def tint(colour: Rgb, gain: float) -> Rgb:
-    """A colour made brighter (gain > 1) or darker."""
+    """Returns a colour made brighter (gain > 1) or darker (gain < 1)."""
     return (min(255, int(colour[0] * gain)), min(255, int(colour[1] * gain)), min(255, int(colour[2] * gain)))
 
 
 class Canvas:
-    """An RGB picture of `size` pixels, drawn at `factor` times that and averaged down: y runs down, both axes in [0, 1]."""
+    """An RGB image of `size` pixels, drawn `factor` times larger and averaged down.
+
+    Both axes are in [0, 1], and y runs down.
+    """
 
     def __init__(self, size: int, sky: tuple[Rgb, Rgb], sky_to: float) -> None:
         self.factor = 4 if size <= 32 else 3 if size <= 64 else 2
@@ -126,22 +133,24 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def polygon(self, points: Sequence[tuple[float, float]], colour: Rgb) -> None:
-        """A filled polygon."""
+        """Draws a filled polygon."""
         s = self.side
         self.draw.polygon([(x * s, y * s) for x, y in points], colour)
 
     def ellipse(self, cx: float, cy: float, rx: float, ry: float, colour: Rgb) -> None:
-        """A filled upright ellipse."""
+        """Draws a filled upright ellipse."""
         s = self.side
         self.draw.ellipse(((cx - rx) * s, (cy - ry) * s, (cx + rx) * s, (cy + ry) * s), colour)
 
     def box(self, x0: float, y0: float, x1: float, y1: float, colour: Rgb) -> None:
-        """A filled rectangle."""
+        """Draws a filled rectangle."""
         s = self.side
         self.draw.rectangle((x0 * s, y0 * s, x1 * s, y1 * s), colour)
 
-    def sprite(self, sprite: Sprite, x: float, ground: float, height: float, base: Rgb, flip: bool, turn: float) -> None:
-        """A sprite of the given height with its feet at (x, ground)."""
+    def sprite(
+        self, sprite: Sprite, x: float, ground: float, height: float, base: Rgb, flip: bool, turn: float
+    ) -> None:
+        """Draws a sprite of the given height with its feet at (x, ground), turned by `turn` radians."""
         s = self.side
         c, w = math.cos(turn) * height * s, math.sin(turn) * height * s
         m = -1.0 if flip else 1.0
@@ -153,12 +162,12 @@ class Canvas:
             self.draw.polygon(points[start:end], tones[role])  # type: ignore[arg-type]  # float32 buffers are taken as they are
 
     def finish(self) -> np.ndarray:
-        """uint8[size, size, 3]."""
+        """Returns the image as uint8[size, size, 3]."""
         return np.asarray(self.image.reduce(self.factor))
 
 
 def hills(canvas: Canvas, rng: random.Random, y: float, height: float, colour: Rgb) -> None:
-    """Rolling ground whose crest is around y."""
+    """Draws rolling ground whose crest is around y."""
     phase, waves = rng.random() * 6.28, 1.0 + 1.2 * rng.random()
     crest = [(i / 12, y - height * (0.5 + 0.5 * math.sin(phase + 6.28 * waves * i / 12))) for i in range(13)]
     canvas.polygon([*crest, (1, 1), (0, 1)], colour)
@@ -167,7 +176,7 @@ def hills(canvas: Canvas, rng: random.Random, y: float, height: float, colour: R
 def landscape(place: str, size: int, rng: random.Random) -> tuple[Canvas, float, Rgb]:
     """Draws a place; returns the canvas, its horizon and the colour of a shadow on its ground."""
     h = 0.46 + 0.12 * rng.random()
-    g = 0.9 + 0.16 * rng.random()  # light of the day
+    g = 0.9 + 0.16 * rng.random()  # daylight
     canvas, shadow = _PLACES[place](size, rng, h, g)
     return canvas, h, shadow
 
@@ -192,7 +201,10 @@ def _grass(size: int, rng: random.Random, h: float, g: float) -> tuple[Canvas, R
     hills(canvas, rng, h + 0.14, 0.05, tint((126, 200, 84), g))
     for _ in range(7):
         x, y = rng.random(), h + 0.14 + (0.84 - h) * rng.random()
-        canvas.polygon([(x - 0.02, y), (x - 0.012, y - 0.05), (x, y), (x + 0.012, y - 0.05), (x + 0.02, y)], tint((76, 152, 60), g))
+        canvas.polygon(
+            [(x - 0.02, y), (x - 0.012, y - 0.05), (x, y), (x + 0.012, y - 0.05), (x + 0.02, y)],
+            tint((76, 152, 60), g),
+        )
     return canvas, tint((92, 160, 66), g)
 
 
@@ -219,10 +231,18 @@ def _beach(size: int, rng: random.Random, h: float, g: float) -> tuple[Canvas, R
     hills(canvas, rng, h + 0.13, 0.05, tint((246, 222, 160), g))
     x, lean = rng.choice((0.1, 0.9)) + 0.08 * rng.random() - 0.04, 0.06 * rng.random()
     top = h - 0.26
-    canvas.polygon([(x - 0.02, h + 0.18), (x + lean - 0.012, top), (x + lean + 0.012, top), (x + 0.022, h + 0.18)], tint((150, 104, 62), g))
+    canvas.polygon(
+        [(x - 0.02, h + 0.18), (x + lean - 0.012, top), (x + lean + 0.012, top), (x + 0.022, h + 0.18)],
+        tint((150, 104, 62), g),
+    )
     for dx, dy in ((-0.16, 0.05), (-0.12, -0.06), (0.0, -0.1), (0.12, -0.06), (0.16, 0.05)):
         canvas.polygon(
-            [(x + lean, top), (x + lean + dx * 0.6, top + dy - 0.035), (x + lean + dx, top + dy), (x + lean + dx * 0.5, top + dy * 0.5 + 0.02)],
+            [
+                (x + lean, top),
+                (x + lean + dx * 0.6, top + dy - 0.035),
+                (x + lean + dx, top + dy),
+                (x + lean + dx * 0.5, top + dy * 0.5 + 0.02),
+            ],
             tint((62, 150, 74), g),
         )
     return canvas, tint((218, 190, 128), g)
@@ -266,7 +286,9 @@ def _city(size: int, rng: random.Random, h: float, g: float) -> tuple[Canvas, Rg
         canvas.box(x, top, x + w, h + 0.1, tint(wall, g))
         for wy in (0.03, 0.1, 0.17):
             for wx in (0.25, 0.65):
-                canvas.box(x + w * wx - 0.015, top + wy, x + w * wx + 0.015, top + wy + 0.035, (246, 232, 170))
+                canvas.box(
+                    x + w * wx - 0.015, top + wy, x + w * wx + 0.015, top + wy + 0.035, (246, 232, 170)
+                )
         x += w + 0.012
     canvas.box(0, h + 0.06, 1, h + 0.12, tint((178, 176, 174), g))
     canvas.box(0, h + 0.12, 1, 1, tint((104, 106, 114), g))
@@ -289,6 +311,12 @@ def _night(size: int, rng: random.Random, h: float, g: float) -> tuple[Canvas, R
 
 
 _PLACES = {
-    "snow": _snow, "grass": _grass, "desert": _desert, "beach": _beach,
-    "sea": _sea, "forest": _forest, "city": _city, "night": _night,
-}  # fmt: skip
+    "snow": _snow,
+    "grass": _grass,
+    "desert": _desert,
+    "beach": _beach,
+    "sea": _sea,
+    "forest": _forest,
+    "city": _city,
+    "night": _night,
+}

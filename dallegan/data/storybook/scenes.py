@@ -1,7 +1,6 @@
-"""`storybook`: procedural illustrated scenes with bilingual captions; a pure function of (seed, index), no download.
+"""`storybook`: illustrated scenes drawn by code, with captions in two languages.
 
-Splits: `train`; `test`, fresh draws of combinations seen in training; `heldout`, whose object x colour x place triples (a
-tenth of all) never occur in `train`.
+The split `heldout` has a tenth of all object × colour × place triples, which never occur in `train`.
 """
 
 import dataclasses
@@ -9,65 +8,94 @@ import random
 
 import numpy as np
 
+from dallegan.data.procedural import Procedural, draw_until, in_split
 from dallegan.data.source import Example
 from dallegan.data.storybook import art, grammar
-from dallegan.data.storybook.grammar import ANIMALS, COLOURS, OBJECTS, PLACES, POSES, SIDES, SIZES, Caption, Scene, Thing
+from dallegan.data.storybook.grammar import (
+    ANIMALS,
+    COLOURS,
+    OBJECTS,
+    PLACES,
+    POSES,
+    SIDES,
+    SIZES,
+    Caption,
+    Scene,
+    Thing,
+)
 from dallegan.data.storybook.sprites import sprite
 from dallegan.errors import UserError
 
-SPLITS = ("train", "test", "heldout")
 RGB: dict[str, art.Rgb] = {
-    "red": (216, 44, 44), "orange": (242, 136, 30), "yellow": (248, 216, 48), "green": (64, 168, 70), "blue": (52, 96, 214),
-    "purple": (138, 66, 182), "pink": (246, 142, 184), "brown": (136, 86, 50), "black": (52, 50, 56), "white": (244, 244, 244),
-}  # fmt: skip
-HEIGHT = {"big": 0.66, "small": 0.42}  # of an object, in picture heights
+    "red": (216, 44, 44),
+    "orange": (242, 136, 30),
+    "yellow": (248, 216, 48),
+    "green": (64, 168, 70),
+    "blue": (52, 96, 214),
+    "purple": (138, 66, 182),
+    "pink": (246, 142, 184),
+    "brown": (136, 86, 50),
+    "black": (52, 50, 56),
+    "white": (244, 244, 244),
+}
+HEIGHT = {"big": 0.66, "small": 0.42}  # of an object, in image heights
 
 
 def is_heldout(kind: str, colour: str, place: str) -> bool:
-    """Whether a triple is kept out of `train`: one colour of ten for each (object, place)."""
+    """Returns whether a triple is kept out of `train`: one colour of ten for each (object, place)."""
     return (OBJECTS.index(kind) + COLOURS.index(colour) + 3 * PLACES.index(place)) % 10 == 7
 
 
 def belongs(scene: Scene, split: str) -> bool:
-    """Whether all triples of a scene are of the split."""
-    return all(is_heldout(t.kind, t.colour, scene.place) == (split == "heldout") for t in scene.things)
+    """Returns whether all triples of a scene may occur in a split."""
+    return all(in_split(is_heldout(t.kind, t.colour, scene.place), split) for t in scene.things)
 
 
 def draw_scene(rng: random.Random, split: str, objects: int) -> Scene:
-    """A scene of 1 to `objects` objects whose triples belong to the split."""
+    """Draws a scene of 1 to `objects` objects of different kinds, whose triples may occur in the split."""
     place = rng.choice(PLACES)
     count = rng.choice(range(1, objects + 1))
     things: list[Thing] = []
-    while len(things) < count:
-        kind, colour = rng.choice(OBJECTS), rng.choice(COLOURS)
-        if is_heldout(kind, colour, place) == (split == "heldout") and all(kind != t.kind for t in things):
-            things.append(Thing(kind, colour, rng.choice(SIZES), rng.choice(POSES) if kind in ANIMALS else None))
+
+    def allowed(pair: tuple[str, str]) -> bool:
+        kind, colour = pair
+        return in_split(is_heldout(kind, colour, place), split) and all(kind != t.kind for t in things)
+
+    for _ in range(count):
+        kind, colour = draw_until(allowed, lambda: (rng.choice(OBJECTS), rng.choice(COLOURS)))
+        things.append(Thing(kind, colour, rng.choice(SIZES), rng.choice(POSES) if kind in ANIMALS else None))
     return Scene(place, tuple(things), rng.choice(SIDES) if len(things) == 2 else None)
 
 
-def names_triples(scene: Scene, said: Caption) -> bool:
-    """Whether a caption names place, and kind and colour of each object: only then it asks for what `heldout` keeps apart."""
-    return {"place", *(f"{i}.{field}" for i in range(len(scene.things)) for field in ("kind", "colour"))} <= said.mentions
+def names_triples(scene: Scene, caption: Caption) -> bool:
+    """Returns whether a caption names the place, and kind and colour of each object.
+
+    Only such a caption asks for a combination that `heldout` keeps apart.
+    """
+    fields = {f"{i}.{field}" for i in range(len(scene.things)) for field in ("kind", "colour")}
+    return {"place", *fields} <= caption.mentions
 
 
-def redraw(scene: Scene, said: Caption, split: str, rng: random.Random) -> Scene:
-    """Another scene of the split that the caption is true of: what it does not name is drawn anew."""
-    choose = lambda name, old, values: old if name in said.mentions else rng.choice(values)
-    while True:
-        things = tuple(
-            Thing(
-                t.kind, choose(f"{i}.colour", t.colour, COLOURS), choose(f"{i}.size", t.size, SIZES),
-                t.pose and choose(f"{i}.pose", t.pose, POSES),
-            )
-            for i, t in enumerate(scene.things)
-        )  # fmt: skip
-        other = Scene(choose("place", scene.place, PLACES), things, scene.side)
-        if belongs(other, split):
-            return other
+def redraw(scene: Scene, caption: Caption, split: str, rng: random.Random) -> Scene:
+    """Draws another scene of the split that the caption is true of: redraws all that it does not name."""
+    keep = lambda name, old, values: old if name in caption.mentions else rng.choice(values)
+
+    def thing(i: int, t: Thing) -> Thing:
+        colour, size = keep(f"{i}.colour", t.colour, COLOURS), keep(f"{i}.size", t.size, SIZES)
+        return Thing(t.kind, colour, size, t.pose and keep(f"{i}.pose", t.pose, POSES))
+
+    def draw() -> Scene:
+        things = tuple(thing(i, t) for i, t in enumerate(scene.things))
+        return Scene(keep("place", scene.place, PLACES), things, scene.side)
+
+    return draw_until(lambda other: belongs(other, split), draw)
 
 
 def render(scene: Scene, size: int, seed: int) -> np.ndarray:
-    """uint8[size, size, 3]: the picture of a scene; the seed draws position, shade, horizon, weather and which way things face."""
+    """Draws a scene as uint8[size, size, 3].
+
+    The seed decides what a scene leaves open: position, shade, horizon, weather and which way things face.
+    """
     rng = random.Random(seed)
     canvas, horizon, shadow = art.landscape(scene.place, size, rng)
     pair = len(scene.things) == 2
@@ -83,53 +111,66 @@ def render(scene: Scene, size: int, seed: int) -> np.ndarray:
         ground = low + (0.96 - low) * rng.random()
         shape = sprite(thing.kind, thing.pose)
         canvas.ellipse(x, ground - 0.005, height * 0.42, height * 0.07, shadow)
-        colour = art.mix(art.tint(RGB[thing.colour], 0.92 + 0.16 * rng.random()), (128, 128, 128), 0.06 * rng.random())
-        canvas.sprite(shape, x, ground, height, colour, flip=rng.random() < 0.5, turn=0.1 * (rng.random() - 0.5))
+        colour = art.tint(RGB[thing.colour], 0.92 + 0.16 * rng.random())
+        colour = art.mix(colour, (128, 128, 128), 0.06 * rng.random())
+        canvas.sprite(
+            shape, x, ground, height, colour, flip=rng.random() < 0.5, turn=0.1 * (rng.random() - 0.5)
+        )
     return canvas.finish()
 
 
-def negative(scene: Scene, said: Caption, seed: int, split: str, objects: int, hard: float) -> tuple[Scene, Caption]:
-    """A caption false of the scene, and the scene it is true of.
+def negative(
+    scene: Scene, caption: Caption, seed: int, split: str, objects: int, hard: float
+) -> tuple[Scene, Caption]:
+    """Returns a caption that is false of the scene, and the scene that it is true of.
 
-    With probability `hard` the same sentence with one named attribute swapped: the kind, which is the hardest to tell, as often as
-    all others; and of two objects twice as often as these what the words alone do not tell, which is where and of which colour, for
-    that is learned last (benchmarks/LOG.md). Else another scene's.
+    With probability `hard` it is a hard negative: the same sentence with one named attribute swapped.
+    Otherwise it is the caption of another scene. The attribute is drawn by group. The kind of an object, the
+    hardest to tell apart, is as likely as all other attributes together. If there are two objects, a swap of
+    their sides or colours is twice as likely as these two groups together: both sentences then have the same
+    words, and that is learned last (benchmarks/LOG.md).
     """
     rng = random.Random(seed ^ 0x9E3779B9)  # independent of what `render` draws from the seed
     if rng.random() >= hard:
         other = draw_scene(rng, split, objects)
-        text = grammar.caption(other, rng.getrandbits(48), said.language)
+        text = grammar.caption(other, rng.getrandbits(48), caption.language)
         if is_false(text, other, scene):
             return other, text
-    names = said.mentions | ({"colours"} if {"0.colour", "1.colour"} <= said.mentions and exchangeable(scene, split) else frozenset())
-    kinds, relations = sorted(a for a in names if a.endswith("kind")), [a for a in ("side", "colours") if a in names]
+    names = caption.mentions
+    if {"0.colour", "1.colour"} <= names and exchangeable(scene, split):
+        names |= {"colours"}
+    kinds = sorted(a for a in names if a.endswith("kind"))
+    relations = [a for a in ("side", "colours") if a in names]
     rest = sorted(names - {*kinds, *relations})
     groups = [group for group in (kinds, rest, *4 * [relations]) if group]
     attribute = rng.choice(groups[int(rng.random() * len(groups))])
-    other = swap(scene, attribute, rng)
-    while split != "heldout" and not belongs(other, split):
-        other = swap(scene, attribute, rng)
-    return other, grammar.caption(other, seed=_caption_seed(seed), language=said.language)
+    allowed = lambda other: split == "heldout" or belongs(other, split)
+    other = draw_until(allowed, lambda: swap(scene, attribute, rng))
+    return other, grammar.caption(other, seed=_caption_seed(seed), language=caption.language)
 
 
 def exchangeable(scene: Scene, split: str) -> bool:
-    """Whether two objects differ in colour, and would be of the split with each other's."""
+    """Returns whether two objects differ in colour and may occur in the split with each other's."""
     other = swap(scene, "colours", random.Random(0))
     return other != scene and (split == "heldout" or belongs(other, split))
 
 
-def is_false(said: Caption, of: Scene, scene: Scene) -> bool:
-    """Whether a caption of one scene is surely false of another: it names an object or an attribute that is not there."""
-    if len(of.things) == len(scene.things) == 1:
-        return not all(grammar.holds(of, attribute, scene) for attribute in said.mentions)
-    return not {t.kind for t in of.things} <= {t.kind for t in scene.things}
+def is_false(caption: Caption, described: Scene, scene: Scene) -> bool:
+    """Returns whether the caption of `described` is surely false of `scene`: something it names is absent."""
+    if len(described.things) == len(scene.things) == 1:
+        return not all(grammar.holds(described, attribute, scene) for attribute in caption.mentions)
+    return not {t.kind for t in described.things} <= {t.kind for t in scene.things}
 
 
 def swap(scene: Scene, attribute: str, rng: random.Random) -> Scene:
-    """The scene with one attribute (named as in `Caption.mentions`) changed to another value, or, of two objects, with each other's "colours"."""
+    """Returns the scene with one attribute, named as in `Caption.mentions`, changed to another value.
+
+    The attribute "colours" exchanges the colours of two objects.
+    """
     if attribute == "colours":
         first, second = scene.things
-        return dataclasses.replace(scene, things=(dataclasses.replace(first, colour=second.colour), dataclasses.replace(second, colour=first.colour)))
+        recolour = lambda thing, other: dataclasses.replace(thing, colour=other.colour)
+        return dataclasses.replace(scene, things=(recolour(first, second), recolour(second, first)))
     if attribute == "side":
         return dataclasses.replace(scene, side="right" if scene.side == "left" else "left")
     if attribute == "place":
@@ -138,8 +179,12 @@ def swap(scene: Scene, attribute: str, rng: random.Random) -> Scene:
     thing = scene.things[i]
     family = ANIMALS if thing.kind in ANIMALS else grammar.THINGS
     values = {"kind": family, "colour": COLOURS, "size": SIZES, "pose": POSES}[field]
-    changed = dataclasses.replace(thing, **{field: rng.choice([v for v in values if v != getattr(thing, field)])})
-    return dataclasses.replace(scene, things=tuple(changed if k == i else t for k, t in enumerate(scene.things)))
+    changed = dataclasses.replace(
+        thing, **{field: rng.choice([v for v in values if v != getattr(thing, field)])}
+    )
+    return dataclasses.replace(
+        scene, things=tuple(changed if k == i else t for k, t in enumerate(scene.things))
+    )
 
 
 def _caption_seed(seed: int) -> int:
@@ -147,50 +192,55 @@ def _caption_seed(seed: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Storybook:
-    """The source: `objects` is the most objects a scene has, `hard` the share of hard negatives among the negative captions."""
+class Storybook(Procedural):
+    """Scenes of one or two objects in a place."""
 
-    size: int
-    split: str = "train"
-    seed: int = 0
-    objects: int = 1
-    hard: float = 0.5
+    objects: int = 1  # most objects in a scene, 1 or 2
+    hard: float = 0.5  # fraction of hard negatives among the false captions
+
+    truth = True
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise UserError(f"storybook has no split {self.split!r}: choose one of {', '.join(SPLITS)}")
+        super().__post_init__()
         if self.objects not in (1, 2):
             raise UserError(f"--data.objects {self.objects}: storybook scenes have 1 or 2 objects")
         if not 16 <= self.size <= 512:
-            raise UserError(f"storybook draws pictures of 16 to 512 pixels, not {self.size}")
-
-    def __len__(self) -> int:
-        return 2**31 - 1
+            raise UserError(f"storybook draws images of 16 to 512 pixels, not {self.size}")
 
     def scene(self, index: int) -> tuple[Scene, int]:
-        """The scene at an index and the seed that everything else about it is drawn from."""
-        rng = random.Random((self.seed * len(SPLITS) + SPLITS.index(self.split)) * 2**40 + index)
+        """Returns the scene at an index, and the seed that the rest of the example is drawn from."""
+        rng = self.rng(index)
         return draw_scene(rng, self.split, self.objects), rng.getrandbits(48)
 
     def example(self, index: int, rng: np.random.Generator | None = None) -> Example:
-        """Picture, caption, negative caption and ground truth; `rng` is not used: the index decides everything."""
+        """Returns image, caption, false caption and (Scene, Caption); the index decides, `rng` is unused."""
         scene, seed = self.scene(index)
-        said = grammar.caption(scene, _caption_seed(seed))
-        _, wrong = negative(scene, said, seed, self.split, self.objects, self.hard)
-        return Example(render(scene, self.size, seed), said.text, wrong.text, (scene, said))
+        caption = grammar.caption(scene, _caption_seed(seed))
+        _, false = negative(scene, caption, seed, self.split, self.objects, self.hard)
+        return Example(render(scene, self.size, seed), caption.text, false.text, (scene, caption))
 
     def captions(self, limit: int) -> list[str]:
-        """The captions of the first `limit` examples, for the tokenizer."""
-        return [grammar.caption(scene, _caption_seed(seed)).text for scene, seed in map(self.scene, range(limit))]
+        """Returns the captions of the first `limit` examples, from which the tokenizer is trained."""
+        return [
+            grammar.caption(scene, _caption_seed(seed)).text for scene, seed in map(self.scene, range(limit))
+        ]
 
     def prompts(self) -> list[str]:
-        """Fixed prompts for sample grids, half of them of two objects where scenes have two."""
+        """Returns the captions of sample grids, half of them of two objects if scenes may have two."""
         one = [
-            "一只棕色的大熊站在雪地里", "a big brown bear standing in the snow", "a small red car in the desert", "海面上有一艘白色的大船",
-            "a big yellow flower on the grass", "夜空下坐着一只黑色的小猫", "a small white rabbit jumping in the forest", "城市里有一把紫色的大雨伞",
-        ]  # fmt: skip
+            "一只棕色的大熊站在雪地里",
+            "a big brown bear standing in the snow",
+            "a small red car in the desert",
+            "海面上有一艘白色的大船",
+            "a big yellow flower on the grass",
+            "夜空下坐着一只黑色的小猫",
+            "a small white rabbit jumping in the forest",
+            "城市里有一把紫色的大雨伞",
+        ]
         two = [
-            "a red cat to the left of a blue house in the snow", "a blue cat to the left of a red house in the snow",
-            "沙滩上，一只黄色的大狗在一只黑色的小兔子的左边", "沙滩上，一只黄色的大狗在一只黑色的小兔子的右边",
-        ]  # fmt: skip
+            "a red cat to the left of a blue house in the snow",
+            "a blue cat to the left of a red house in the snow",
+            "沙滩上，一只黄色的大狗在一只黑色的小兔子的左边",
+            "沙滩上，一只黄色的大狗在一只黑色的小兔子的右边",
+        ]
         return one if self.objects == 1 else [*one[:2], *two, *one[2:4]]

@@ -1,4 +1,4 @@
-"""Real processes that train together on this machine, through gloo: as many as a pod's hosts are to it."""
+"""Real processes that train together on this machine, through gloo, as the hosts of a pod do."""
 
 import json
 import os
@@ -15,6 +15,7 @@ from PIL import Image
 from dallegan.config import to_json
 
 DEVICES = 4
+COUNT = "--xla_force_host_platform_device_count"
 WORKER = pathlib.Path(__file__).parent / "worker.py"
 SETTINGS = {
     "steps": 8, "batch": 16, "log__checkpoint": 48, "log__samples": 128, "log__metrics": 32,
@@ -28,29 +29,33 @@ def free_port():
         return s.getsockname()[1]
 
 
-def launch(workdir, processes, faults=None, own=None, **changes):
-    """Starts a run's processes, `DEVICES` devices in all; `faults`: {process: (what, step)}, `own`: {process: settings of its own}.
+def launch(workdir, processes, faults=None, own=None, hang=1800, **changes):
+    """Starts the processes of a run, with `DEVICES` devices in all.
 
-    XLA on a CPU adds up a product in as many parts as it has threads: as many in each process, for equal bits.
+    faults: {process: (fault, step)}. own: {process: settings of its own}. XLA on a CPU adds up a product in
+    as many parts as it has threads, so each process gets the same number of threads, for equal bits.
     """
     env = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={DEVICES // processes}",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {COUNT}={DEVICES // processes}",
         "JAX_PLATFORMS": "cpu",
         "PJRT_NPROC": str(DEVICES),
     }
     address, started = f"localhost:{free_port()}", []
     for i in range(processes):
-        settings = SETTINGS | changes | (own or {}).get(i, {})
-        config = tiny(**settings, workdir=str(workdir), parallel__coordinator=address, parallel__processes=processes, parallel__process=i)
+        settings = SETTINGS | changes | (own or {}).get(i, {}) | {"workdir": str(workdir)}
+        place = {"coordinator": address, "processes": processes, "process": i}
+        config = tiny(**settings, **{f"parallel__{name}": value for name, value in place.items()})
         file = workdir.parent / f"{workdir.name}-{i}.json"
         file.write_text(to_json(config))
-        command = [sys.executable, str(WORKER), str(file), *map(str, (faults or {}).get(i, ()))]
-        started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        command = [sys.executable, *map(str, (WORKER, file, hang, *(faults or {}).get(i, ())))]
+        started.append(
+            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
     return started
 
 
 def finish(started, seconds=240):
-    """[(exit code, stderr)] of all."""
+    """Returns [(exit code, stderr)] for all processes."""
     ends = []
     for process in started:
         _, err = process.communicate(timeout=seconds)
@@ -58,37 +63,43 @@ def finish(started, seconds=240):
     return ends
 
 
+def losses(workdir):
+    """Returns the steps and losses in a metrics.jsonl."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    return [(line["step"], line["d_loss"], line["g_loss"]) for line in lines]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """The run by one process."""
+    """The directory of the run in one process."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
     assert finish(launch(workdir, 1))[0][0] == 0
     return workdir
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_as_many_processes_as_one_likes(alone, tmp_path, processes):
-    """The same four devices in one, two or four processes: the same state, to the bit."""
+def test_the_number_of_processes_changes_nothing(alone, tmp_path, processes):
+    """Four devices in one, two or four processes end in the same state, to the bit."""
     ends = finish(launch(tmp_path / "run", processes))
     assert [code for code, _ in ends] == [0] * processes, ends
     assert final(tmp_path / "run") == final(alone)
-    read = lambda workdir: [{k: v for k, v in json.loads(line).items() if "loss" in k or k == "step"} for line in (workdir / "metrics.jsonl").open()]
-    assert read(tmp_path / "run") == read(alone)
+    assert losses(tmp_path / "run") == losses(alone)
 
 
 @pytest.mark.slow
 def test_a_larger_network_starts_from_a_run(alone, tmp_path):
-    """Whose parameters were restored to one device, where the new run's lie on four, of one process or of two."""
-    ends = [final(alone)]
+    """The model is restored to one device, and the new run has four, in one process or in two."""
+    states = [final(alone)]
     for processes in (1, 2):
         workdir = tmp_path / f"of-{processes}"
-        assert [code for code, _ in finish(launch(workdir, processes, init_from=str(alone), model__blocks=2, steps=2))] == [0] * processes
-        ends.append(final(workdir))
-    assert ends[1] == ends[2] != ends[0]
+        ended = finish(launch(workdir, processes, init_from=str(alone), model__blocks=2, steps=2))
+        assert [code for code, _ in ended] == [0] * processes, ended
+        states.append(final(workdir))
+    assert states[1] == states[2] != states[0]
 
 
 @pytest.mark.slow
-def test_hosts_with_other_data_are_told(tmp_path):
+def test_hosts_with_different_data_are_refused(tmp_path):
     own = {}
     for i, names in enumerate(("ab", "abc")):
         (tmp_path / names).mkdir()
@@ -98,23 +109,23 @@ def test_hosts_with_other_data_are_told(tmp_path):
         own[i] = {"data__source": f"folder:{tmp_path / names}"}
     ends = finish(launch(tmp_path / "run", 2, own=own))
     assert [code for code, _ in ends] == [2, 2], ends
-    assert "3 pictures here, and not the same on all processes" in ends[1][1]
+    assert "3 images here, and not the same on all processes" in ends[1][1]
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
-def test_what_the_main_process_finds_wrong_all_say(alone):
+def test_all_processes_say_what_the_main_process_finds_wrong(alone):
     ends = finish(launch(alone, 2, model__width=32))
     assert [code for code, _ in ends] == [2, 2], ends
-    assert all("model.width: 16 -> 32" in said for _, said in ends), ends
+    assert all("model.width: 16 -> 32" in err for _, err in ends), ends
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_other_numbers_of_processes(alone, tmp_path):
-    """SIGTERM to one of four: all stop after the same step, save it and exit 0; two go on, are stopped likewise, and one ends it: the same state."""
+def test_a_run_resumes_with_another_number_of_processes(alone, tmp_path):
+    """Four processes stop and save after SIGTERM to one; two resume and stop; one completes the run."""
     workdir = tmp_path / "run"
-    for processes, told, at in ((4, 3, 2), (2, 0, 5)):
-        ends = finish(launch(workdir, processes, {told: ("term", at)}))
+    for processes, target, at in ((4, 3, 2), (2, 0, 5)):
+        ends = finish(launch(workdir, processes, {target: ("term", at)}))
         assert [code for code, _ in ends] == [0] * processes, ends
         assert "stopped and saved at step" in ends[0][1]
         assert at <= final(workdir)[0] < 8
@@ -135,8 +146,9 @@ def test_a_killed_process_takes_the_others_down(tmp_path, victim):
 
 @pytest.mark.slow
 def test_a_hang_ends_with_the_stacks_of_every_process(tmp_path):
-    """The data of one process stand still: it says where, and so does the one that waits for it."""
-    ends = finish(launch(tmp_path / "run", 2, {1: ("hang", 4)}, log__hang=20))  # longer than any step of a busy machine
+    """If the data of one process stop, it says where, and so does the process that waits for it."""
+    longer_than_any_step = 20  # on a busy machine
+    ends = finish(launch(tmp_path / "run", 2, {1: ("hang", 4)}, hang=longer_than_any_step))
     assert all(code not in (0, None) for code, _ in ends)
     shown = "\n".join(err for _, err in ends)
     assert "Timeout" in shown
@@ -146,11 +158,13 @@ def test_a_hang_ends_with_the_stacks_of_every_process(tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_costs_two_processes_their_checkpoints_and_not_the_run(tmp_path):
-    """They train to the end, say so, and fail; the same command ends it once there is room."""
+    """They train to the end, say so, and fail. The same command completes the run once there is room."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, check=False).returncode:
-        pytest.skip("may not mount a small tmpfs here")
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no small tmpfs can be mounted here")
     try:
         (disk / "others").write_bytes(bytes(6 * 2**20 - 2**19))
         ends = finish(launch(disk / "run", 2))
