@@ -77,7 +77,7 @@ class TextConfig:
 class ModelConfig:
     """Generator, decoder and discriminator."""
 
-    recipe: Literal["residual", "dcgan"] = "residual"  # dcgan: plain convolutions, as in arXiv 1511.06434
+    recipe: Literal["residual", "dcgan"] = "residual"  # networks; dcgan: those of arXiv 1511.06434
     noise: Width = 64  # dimensions of the noise
     style: Width = 256  # features of the style vector: made from caption and noise, it modulates the blocks
     width: Width = 256  # channels of the shared upsampling block: a multiple of 4; multiples of 128 are fast
@@ -102,7 +102,7 @@ class ModelConfig:
 class LossConfig:
     """The players' losses."""
 
-    adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"  # form of the game
+    adversarial: Literal["rpgan", "hinge", "nonsaturating"] = "rpgan"  # adversarial loss
     gamma: tuple[Weight, Weight] = (1.0, 0.1)  # weight of R1 and R2: start and end of a cosine
     # fraction of each batch that R1 and R2 are computed on, a lazy regularization: 1, 1/2, 1/3, ...
     penalty_share: Annotated[float, Ge(1e-3), Le(1)] = 1.0
@@ -227,9 +227,11 @@ def _check_bounds(name: str, value: Any, marks: tuple[Any, ...]) -> None:
     if len(values) > MOST_VALUES:
         raise UserError(f"{flag}: has {len(values)} values; {MOST_VALUES} are the most")
     numbers = [v for v in values if isinstance(v, int | float)]
-    low = max((m.ge for m in marks if isinstance(m, Ge)), default=-math.inf)
-    high = min((m.le for m in marks if isinstance(m, Le)), default=math.inf)
-    below = min((m.lt for m in marks if isinstance(m, Lt)), default=math.inf)
+    bounds: dict[str, Any] = {}
+    for mark in marks:
+        if isinstance(mark, Ge | Le | Lt):
+            bounds |= dataclasses.asdict(mark)  # {"ge": 1}
+    low, high, below = bounds.get("ge", -math.inf), bounds.get("le", math.inf), bounds.get("lt", math.inf)
     if all(low <= v <= high and v < below for v in numbers):  # below infinity; false for NaN
         return
     if high < math.inf or below < math.inf:

@@ -20,7 +20,7 @@ mkdir -p "$RUNS/.complete"
 # Prints the last step in the metrics of the run $1, or 0.
 last_step() {
     local step
-    step=$(sed -n '$s/.*"step": \([0-9]*\).*/\1/p' "$RUNS/$1/metrics.jsonl" 2>/dev/null || true)
+    step=$(sed -n '$s/^{"step": \([0-9]*\),.*/\1/p' "$RUNS/$1/metrics.jsonl" 2>/dev/null || true)
     echo "${step:-0}"
 }
 

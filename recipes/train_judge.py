@@ -101,7 +101,8 @@ def cross_entropy(params: Params, image: jax.Array, truth: Facts) -> jax.Array:
     pairs = [(out.place, truth.place), (out.count, truth.count)]
     pairs += [(out.things[name], truth.things[name]) for name in VALUES]
     one_hot = lambda index, logits: jax.nn.one_hot(index, logits.shape[-1])  # zeros for -1, not named
-    return sum(-jnp.mean(jnp.sum(one_hot(index, logits) * logits, -1)) for logits, index in pairs)
+    terms = [-jnp.mean(jnp.sum(one_hot(index, logits) * logits, -1)) for logits, index in pairs]
+    return sum(terms, jnp.zeros(()))
 
 
 def mirror(image: jax.Array, truth: Facts, chosen_B: jax.Array) -> tuple[jax.Array, Facts]:
@@ -117,7 +118,7 @@ def make_step(args: Args, adam: optax.GradientTransformation) -> Callable[..., t
     """Returns the train step, ((params, Adam's state), images, truths, key) -> (new state, loss)."""
 
     def loss(params: Params, images: list[jax.Array], truths: list[Facts], key: jax.Array) -> jax.Array:
-        total = 0.0
+        total = jnp.zeros(())
         for k, (image, truth) in enumerate(zip(images, truths, strict=True)):
             flip, deviation, noise = jax.random.split(jax.random.fold_in(key, k), 3)
             chosen = jax.random.bernoulli(flip, shape=image.shape[:1])
@@ -138,7 +139,10 @@ def make_step(args: Args, adam: optax.GradientTransformation) -> Callable[..., t
 def train(args: Args, data: Sets) -> Params:
     """Returns the trained parameters."""
     key = jax.random.key(args.seed)
-    params = load_judge(args.start) if args.start else Judge().init(key, jnp.zeros((1, 64, 64, 3)))
+    if args.start:
+        params = load_judge(args.start)
+    else:  # without the marks of hidden kernels, which are for Muon
+        params = {"params": Judge().init(key, jnp.zeros((1, 64, 64, 3)))["params"]}
     adam = optax.adam(optax.warmup_cosine_decay_schedule(0, args.lr, 200, args.steps, args.lr / 100))
     state = params, adam.init(params)
     batch = functools.partial(make_batch, data, args)

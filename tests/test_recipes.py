@@ -44,7 +44,8 @@ with open({str(tmp_path / "commands")!r}, "a") as file:
 if sys.argv[1] == "train.py":
     run = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1])
     run.mkdir(parents=True, exist_ok=True)
-    (run / "metrics.jsonl").write_text(json.dumps({{"step": int(sys.argv[sys.argv.index("--steps") + 1])}}))
+    line = {{"step": int(sys.argv[sys.argv.index("--steps") + 1]), "seconds": {{"step": 1.5}}}}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\\n")
 """
     )
     fake.chmod(0o755)

@@ -1,7 +1,7 @@
 """The judge: a small classifier that reads a storybook image, to tell whether the image obeys its caption.
 
 The judge takes no part in training. It reads what stands on the left and what stands on the right; of a
-single object both sides are the same. `benchmarks/train_judge.py` trained it.
+single object both sides are the same. `recipes/train_judge.py` trained it.
 """
 
 import pathlib
