@@ -238,7 +238,8 @@ def test_the_code_runs(page, world, trained, tmp_path):
     enter(place, world)
     if page != README:  # which begins by training it
         (place / "runs").mkdir()
-        (place / "runs" / "quickstart").symlink_to(trained)
+        for name in ("quickstart", "dcgan"):  # the second one is there to be compared
+            (place / "runs" / name).symlink_to(trained)
     python = []  # a Python block continues the ones before, as a reader would type them
     for language, text, why in blocks(page):
         if why or language not in ("bash", "python"):
