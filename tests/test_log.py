@@ -24,7 +24,7 @@ def started(workdir, step=0, boards=()):
 
 
 def wait_for(condition):
-    """Waits for tensorboardX's thread."""
+    """Waits for what another thread or process writes."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -113,7 +113,10 @@ def test_weights_and_biases_gets_the_lines(tmp_path, monkeypatch):
     other.log({"mine": 1})
     other.finish()
     found, ids = [], set()
-    for path in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+    has_exit = lambda path: any(r.WhichOneof("record_type") == "exit" for r in wandb_records(path))
+    paths = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    wait_for(lambda: all(map(has_exit, paths)))  # W&B's own process may write them late
+    for path in paths:
         records = list(wandb_records(path))
         kinds = {
             kind: [r for r in records if r.WhichOneof("record_type") == kind]
