@@ -5,7 +5,7 @@ python sample.py PROMPT... [--model NAME|DIR|URL] [--n N] [--seed S] [--truncati
 
 import sys
 
-from dallegan.__main__ import main
+from dallegan.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main(["sample", *sys.argv[1:]]))
+    sys.exit(start("sample"))

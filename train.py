@@ -5,7 +5,7 @@ python train.py [PRESET] [--workdir DIR] [--steps N] [--data.source SRC] [--FIEL
 
 import sys
 
-from dallegan.__main__ import main
+from dallegan.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(start("train"))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dallegan import __version__
 from dallegan.errors import UserError
 from dallegan.io.cli import run
+from dallegan.run.machine import restart_with_huge_pages
 
 COMMANDS = {
     "train": "train a preset, or resume it",
@@ -36,10 +37,18 @@ def dispatch(argv: Sequence[str]) -> None:
     importlib.import_module(f"dallegan.commands.{name}").main(argv[1:])  # only what it needs is imported
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line, default `sys.argv`, and returns its exit code."""
-    return run(lambda: dispatch(sys.argv[1:] if argv is None else argv))
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line inside this process and returns its exit code."""
+    return run(lambda: dispatch(argv))
+
+
+def start(*command: str) -> int:
+    """Runs `command` and the arguments of this process, and returns the exit code; for entry points."""
+    argv = [*command, *sys.argv[1:]]
+    if argv[:1] in (["train"], ["evaluate"]) and "--help" not in argv:
+        restart_with_huge_pages()
+    return main(argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start())

@@ -146,8 +146,9 @@ class Runner:
     def _jitted(self) -> Any:
         """The step under jit, not yet compiled."""
         average = average_over(self.mesh, self.state_shardings.params)
+        shard = Shard(MESH if self.mesh.size > 1 else None)  # a single device has all rows, and gathers none
         return jax.jit(
-            self._step(average, Shard(MESH)),
+            self._step(average, shard),
             donate_argnums=0,
             in_shardings=(self.state_shardings, self.batch_sharding),
             out_shardings=(self.state_shardings, None),

@@ -24,7 +24,6 @@ from dallegan.io.files import check_writable, write_atomic
 def dallegan(monkeypatch, capsys):
     """Runs a command line: (exit code, stdout, stderr)."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setenv("GLIBC_TUNABLES", "")  # or the command would start this process again
     monkeypatch.setattr(
         train, "join", lambda parallel: None
     )  # must come before JAX is used, which other tests did

@@ -205,7 +205,6 @@ def call(capsys, *args):
     """Exit code, stdout and stderr of `dallegan evaluate`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(warnings, "showwarning", warnings.showwarning)  # the command replaces it
-        patch.setenv("GLIBC_TUNABLES", "")  # or the command would start this process over, for huge pages
         return main(["evaluate", *map(str, args)]), *capsys.readouterr()
 
 

@@ -258,7 +258,7 @@ NAME = "generator/encoder/sentence/bias"
         ({NAME: np.zeros(16, np.int64)}, "is of type I64"),
         ({"weights": b"rubbish"}, "the weights cannot be read"),
         ({"weights": (2**62).to_bytes(8, "little") + b"{}"}, "the weights cannot be read"),
-        ({"config": '{"model_type": "unet"}'}, "unknown settings model_type .written by a newer version"),
+        ({"config": '{"model_type": "unet"}'}, "unknown settings 'model_type' .written by a newer version"),
         ({"config": "[]"}, "not a dallegan configuration"),
     ],
 )

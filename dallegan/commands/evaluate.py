@@ -20,7 +20,7 @@ from dallegan.evaluation.obedience import is_readable
 from dallegan.io.cli import parse
 from dallegan.io.files import check_writable, write_atomic, writing
 from dallegan.io.image import grid, save_png
-from dallegan.run.machine import about, restart_with_huge_pages
+from dallegan.run.machine import about
 from dallegan.sampling import DEFAULT, load
 
 
@@ -142,7 +142,6 @@ def choose_features(name: str, weights: pathlib.Path | None, judged: bool) -> Fe
 
 def main(argv: Sequence[str]) -> None:
     """Measures a model, prints a table, and writes the files that the flags name."""
-    restart_with_huge_pages()
     args = parse(Args, "dallegan evaluate", args=argv)
     model = load(args.model)
     if args.data.size not in (None, model.config.data.size):

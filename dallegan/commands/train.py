@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 from dallegan.io.cli import parse_config
 from dallegan.loop import train
-from dallegan.run.machine import restart_with_huge_pages
 from dallegan.run.processes import join
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line, joins the other processes of the run if there are any, and trains."""
     config = parse_config(argv)
-    restart_with_huge_pages()
     join(config.parallel)
     train(config)
