@@ -1,6 +1,7 @@
 """Optimizers and schedules. Progress in [0, 1] is the fraction of the run's images that were seen."""
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def make_optimizer(gan: Gan, optim: OptimConfig, steps: int) -> optax.GradientTr
         labels = lambda params: jax.tree_util.tree_map_with_path(label, params)
         return optax.multi_transform({"hidden": muon(optim, lr, steps), "rest": rest}, labels)
 
-    players = {"generator": player(optim.lr), "discriminator": player(optim.lr_d)}
+    players: dict[Hashable, Any] = {"generator": player(optim.lr), "discriminator": player(optim.lr_d)}
     return optax.multi_transform(players, {name: name for name in players})
 
 

@@ -183,8 +183,9 @@ def objectives(
     loss_d, real_own, metrics = discriminator_objective(game, params, pairs, gamma)
     loss_g = generator_objective(game, params, pairs, real_own)
     if loss.diversity:
-        layouts = [losses.layout(x) for x in (generated[:b:DIVERSITY_STRIDE], generated[b:], image)]
-        loss_g += loss.diversity * losses.diversity_loss(*layouts[:2], shard.gather(layouts[2]))
+        first, second = losses.layout(generated[:b:DIVERSITY_STRIDE]), losses.layout(generated[b:])
+        all_real = shard.gather(losses.layout(image))
+        loss_g += loss.diversity * losses.diversity_loss(first, second, all_real)
     return loss_d + loss_g, metrics | {"d_loss": loss_d, "g_loss": loss_g}
 
 

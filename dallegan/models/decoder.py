@@ -32,6 +32,7 @@ class Decoder(nn.Module):
     def __call__(self, h: FeatureMap) -> jax.Array:
         """Returns f32[B, size, size, 3] in [-1, 1]."""
         c, x = self.config, h.map.astype(self.dtype)
+        assert h.style is not None  # the residual recipe's generator gives one
         while (side := x.shape[1]) < self.size // c.patch:
             up = self.up or UpBlock(c, self.depth, self.dtype, name=f"up{side}")
             x = up(x, Modulate(c, self.dtype, name=f"modulate{side}")(h.style), h.text)
