@@ -1,4 +1,4 @@
-"""What a compiled program makes devices exchange, read from its HLO."""
+"""Reads from a compiled program what its devices exchange, and what a step takes."""
 
 import collections
 import math

@@ -1,7 +1,8 @@
-"""Speed of one train step against the machine's own matrix-multiply rate, both measured in one run.
+"""Measures the speed of one train step against the machine's own matrix-multiply rate, in one run.
 
-python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... >
-benchmarks/results/train_speed_PRESET_DEVICE.json
+    python benchmarks/train_speed.py [PRESET] [--FIELD VALUE]... > FILE
+
+FILE is benchmarks/results/train_speed_PRESET_DEVICE.json.
 """
 
 import json

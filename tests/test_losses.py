@@ -30,8 +30,10 @@ def test_closed_forms(kind, d, g):
 
 
 def test_an_unknown_form_of_the_game_is_refused():
-    with pytest.raises(ValueError, match="no adversarial loss 'lsgan': choose rpgan, hinge or nonsaturating"):
-        losses.adversarial("lsgan")
+    with pytest.raises(
+        ValueError, match="no adversarial loss 'nonsense': choose rpgan, hinge or nonsaturating"
+    ):
+        losses.adversarial("nonsense")
 
 
 def test_players_pull_apart():

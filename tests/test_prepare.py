@@ -22,7 +22,7 @@ from dallegan.__main__ import main
 from dallegan.commands import prepare
 from dallegan.data.arrayrecord import ArrayRecord
 from dallegan.data.folder import Folder
-from dallegan.data.pipeline import make_source, make_tokenizer
+from dallegan.data.pipeline import SOURCES, make_source, make_tokenizer
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.data.webdataset import WebDataset
 from dallegan.io.image import ImageError, read_image
@@ -321,7 +321,7 @@ def test_other_options_or_data_are_refused(undisturbed, tmp_path, here):
         ),
         (
             ["storybok", "{new}", "--size", 16],
-            "choose storybook, emoji, folder:PATH, webdataset:PATTERN, tfds:NAME or arrayrecord:DIR",
+            f"choose {SOURCES}",
         ),
         (["folder:/absent", "{new}", "--size", 16], "no folder /absent"),
         (["storybook", "{new}", "--size", 0], "--size 0: must be from 1 to 4096"),

@@ -61,13 +61,16 @@ class FileSource(Source):
 
     def skip(self, name: str, reason: str | Exception) -> None:
         """Records in `skipped` why something cannot be used; the first reason stays."""
+        if isinstance(reason, OSError) and reason.strerror:
+            reason = reason.strerror  # without the number and the path
         self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
 
     def first_skipped(self) -> str:
         """Returns the end of an error message: what was skipped, or "" for nothing."""
-        return (
-            f"; {len(self.skipped)} skipped, the first: {min(self.skipped.items())}" if self.skipped else ""
-        )
+        if not self.skipped:
+            return ""
+        name, reason = min(self.skipped.items())
+        return f"; {len(self.skipped)} skipped, the first is {name}: {reason}"
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
         """Returns an image, one of its captions, and as the false one a caption of another image.
