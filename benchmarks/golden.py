@@ -1,10 +1,10 @@
 """Measures golden values: the first steps of presets and images of the shipped model, to the last bit.
 
     python benchmarks/golden.py > benchmarks/results/golden.json    measures
-    python benchmarks/golden.py --check [CASE...]                   compares with that file; exit code 1 if different
+    python benchmarks/golden.py --check [CASE...]                   compares; exit code 1 if different
 
-Run it before and after a change that should move no number. Bits depend on the processor and on XLA's version:
-compare on one machine.
+Run it before and after a change that should move no number. Bits depend on the processor and on XLA's
+version: compare on one machine.
 """
 
 import dataclasses

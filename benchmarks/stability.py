@@ -1,7 +1,7 @@
 """Counts which runs survive, and what each part is worth.
 
-    python benchmarks/stability.py [--seeds N] [--steps N] [--cases NAME...]      survival: few steps, narrow
-    python benchmarks/stability.py --whole --seeds 2 --steps 640 [--cases ...]    ablation: the preset as it is
+    python benchmarks/stability.py [--seeds N] [--steps N] [--cases NAME...]     survival: few steps, narrow
+    python benchmarks/stability.py --whole --seeds 2 --steps 640 [--cases ...]   ablation: the preset itself
 
 Short runs of each option over seeds, and the 1,000 modes of stacked digits. Each run adds a line to
 benchmarks/results/stability.jsonl; runs that have a line there are skipped.
