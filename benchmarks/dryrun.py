@@ -4,7 +4,7 @@
     python benchmarks/dryrun.py large256 [--topology v5e:16x16] [--fsdp 1 16] [--width W...] [--batch N]
 
 Prints the memory of a chip, and the arithmetic and collectives of a step, as XLA plans them; the results
-stand in benchmarks/results/dryrun_NAME.json. Nothing runs on a TPU: XLA's compiler for it comes with libtpu and
+stand in benchmarks/results/dryrun_NAME.json. Nothing runs on a TPU: its compiler comes with libtpu and
 needs none. Without libtpu, `--topology cpu:N` compiles for N simulated CPU devices.
 """
 

@@ -15,15 +15,12 @@ from . import fine64
 
 def config() -> Config:
     """Returns the preset."""
-    base = fine64.config()
+    base = fine64.shipped()
     return replace(
         base,
         steps=1900,
-        seed=0,
-        init_from="storybook-64",
         data=DataConfig(source="emoji", size=64),
         text=replace(base.text, vocab=4096),
-        model=replace(base.model, shrink=(2, 1, 1)),
         loss=replace(base.loss, gamma=(0.3, 0.05)),
         log=LogConfig(samples=16_000, checkpoint=8_000),
     )

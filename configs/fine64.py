@@ -14,6 +14,12 @@ from dallegan.config import Config
 from . import pairs64
 
 
+def shipped() -> Config:
+    """Returns the settings of `storybook-64` as it ships, for presets that fine-tune it."""
+    base = config()
+    return replace(base, init_from="storybook-64", seed=0, model=replace(base.model, shrink=(2, 1, 1)))
+
+
 def config() -> Config:
     """Returns the preset."""
     base = pairs64.config()

@@ -15,15 +15,12 @@ from . import fine64
 
 def config() -> Config:
     """Returns the preset."""
-    base = fine64.config()
+    base = fine64.shipped()
     return replace(
         base,
         steps=1100,
-        seed=0,
-        init_from="storybook-64",
         data=DataConfig(source="folder:my_pictures", size=64, flip=True),
         text=replace(base.text, length=32),
-        model=replace(base.model, shrink=(2, 1, 1)),
         loss=LossConfig(gamma=(2.0, 0.5), penalty_share=0.25, matching=0.3, contrast=(0.0, 0.0)),
         augment=AugmentConfig(shift=0.125, colour=0.5, cutout=0.5),
         optim=replace(base.optim, lr=(3e-4, 1e-5), lr_d=(1e-4, 1e-5)),

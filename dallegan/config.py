@@ -193,9 +193,11 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def _annotations(annotation: Any) -> tuple[Any, ...]:
-    """Returns what `Annotated` says of a type: of the type itself, then of a tuple's values."""
+    """Returns what a type demands: its annotations, those of a tuple's values, and a `Literal` itself."""
     marks = getattr(annotation, "__metadata__", ())
     plain = get_args(annotation)[0] if marks else annotation
+    if get_origin(plain) is Literal:
+        return (*marks, plain)
     return (*marks, *_annotations(get_args(plain)[0])) if get_origin(plain) is tuple else marks
 
 
@@ -221,9 +223,12 @@ def conflicts(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _check_bounds(name: str, value: Any, marks: tuple[Any, ...]) -> None:
-    """Raises UserError if a number is not finite or out of bounds, or if there are too many numbers."""
+    """Raises UserError if a value is out of bounds or not finite, none of its choices, or one of too many."""
     values = value if isinstance(value, tuple) else (value,)
     flag = f"--{name.replace('_', '-')}"
+    for choices in (get_args(mark) for mark in marks if get_origin(mark) is Literal):
+        if value not in choices:
+            raise UserError(f"{flag} {value}: choose {', '.join(choices[:-1])} or {choices[-1]}")
     if len(values) > MOST_VALUES:
         raise UserError(f"{flag}: has {len(values)} values; {MOST_VALUES} are the most")
     numbers = [v for v in values if isinstance(v, int | float)]

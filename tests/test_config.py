@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 from annotated_types import Ge
@@ -34,7 +35,8 @@ def test_debug_makes_a_small_run_of_any_preset(name):
     check(small)
     assert (small.workdir, small.steps, small.init_from) == (f"runs/{name}-debug", 10, "")
     assert small.data.size <= 32
-    for setting in ("refine", "detail", "shrink", "attention", "tied", "recipe"):
+    assert (small.model.recipe, small.model.tied) == (config.model.recipe, config.model.tied)
+    for setting in ("refine", "detail", "shrink", "attention"):
         assert bool(getattr(small.model, setting)) == bool(getattr(config.model, setting)), setting
     assert small.loss == config.loss
     assert bool(small.log.evaluate) == bool(config.log.evaluate)
@@ -60,7 +62,8 @@ def test_attention_may_be_nowhere():
 
 
 def test_presets_are_listed():
-    assert {"quickstart", "dcgan", "storybook32", "storybook64", "emoji64", "base256"} <= set(presets())
+    table = (ROOT / "README.md").read_text().split("## Presets")[1].split("## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(presets())
 
 
 def test_flags_override_a_preset():
@@ -109,6 +112,8 @@ def test_flags_override_a_preset():
         ),
         ({"model__shrink": (-1.0,)}, "--model.shrink -1.0: must be a number from 0 to 65536"),
         ({"model__recipe": "dcgan"}, "--loss.contrast"),
+        ({"model__recipe": "unet"}, "--model.recipe unet: choose residual or dcgan"),
+        ({"loss__adversarial": "wgan"}, "--loss.adversarial wgan: choose rpgan, hinge or nonsaturating"),
         ({"model__recipe": "dcgan", "loss__contrast": (0.0, 0.0), "optim__muon": 25.0}, "--optim.muon 25.0"),
         ({"text__width": 17}, "--text.width 17"),
         ({"log__samples": 0}, "--log.samples 0: must be at least 1"),
