@@ -38,7 +38,7 @@ images = model.sample(["一只棕色的大熊站在雪地里"], n=4, seed=0)  # 
 
 | | |
 |---|---|
-| parameters | encoder, generator and decoder {generator:.1f} M, discriminator {discriminator:.1f} M; bfloat16 |
+| parameters | encoder, generator, decoder {generator:.1f} M; discriminator {discriminator:.1f} M; bfloat16 |
 | captions | up to {tokens} tokens of a vocabulary of {vocabulary} |
 | data | `{source}` |
 | model hash | `{digest}` |
