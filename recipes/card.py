@@ -36,9 +36,12 @@ model = dallegan.load("{name}")
 images = model.sample(["一只棕色的大熊站在雪地里"], n=4, seed=0)  # uint8 [4, {size}, {size}, 3]
 ```
 
-| | | |---|---| | parameters | encoder, generator and decoder {generator:.1f} M, discriminator
-{discriminator:.1f} M; bfloat16 | | captions | up to {tokens} tokens of a vocabulary of {vocabulary} | | data
-| `{source}` | | model hash | `{digest}` |
+| | |
+|---|---|
+| parameters | encoder, generator, decoder {generator:.1f} M; discriminator {discriminator:.1f} M; bfloat16 |
+| captions | up to {tokens} tokens of a vocabulary of {vocabulary} |
+| data | `{source}` |
+| model hash | `{digest}` |
 
 ## Measured
 

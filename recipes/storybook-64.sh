@@ -4,8 +4,8 @@
 #   recipes/storybook-64.sh            makes runs/storybook-64: weights, evaluation.json, README.md (the card)
 #   recipes/storybook-64.sh --smoke    tries all stages with a few steps of a small network, in runs/smoke
 #
-# The same command again resumes: a complete stage is skipped, and a stopped one goes on where it stopped. RUNS
-# names another directory. The storybook draws its own data. KID, precision and recall need the extra `eval`.
+# The same command again resumes: a complete stage is skipped, and a stopped one goes on where it stopped.
+# RUNS names another directory. The storybook draws its own data. KID and recall need the extra `eval`.
 # Each run starts from the one before, mostly with a smaller weight of R1 and R2: images get cleaner.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,7 +1,8 @@
 """Trains the storybook's judge on `train` scenes of one and two objects, at 32 and 64 px, and measures it.
 
-python recipes/train_judge.py > benchmarks/results/judge.json python recipes/train_judge.py --start
-dallegan/assets/judge.safetensors --seed 3 --pairs 0.8 --steps 4000 --lr 7e-4
+python recipes/train_judge.py > benchmarks/results/judge.json
+python recipes/train_judge.py --start dallegan/assets/judge.safetensors --seed 3 --pairs 0.8 \\
+    --steps 4000 --lr 7e-4 > benchmarks/results/judge.json
 
 Writes dallegan/assets/judge.safetensors and prints the accuracy on `test` and `heldout` as JSON. Both
 commands, one after the other, made the judge that ships.

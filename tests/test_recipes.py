@@ -120,7 +120,8 @@ def test_every_stage_for_a_few_steps(tmp_path):
     stages = re.findall(r"^== ([\w-]+):", done.stdout, re.MULTILINE)
     assert len(stages) == len(set(stages)) == 24
     card = (tmp_path / "storybook-64" / "README.md").read_text()
-    assert "alignment" in card
+    assert "\n| data | `storybook` |\n" in card
+    assert "\nalignment  " in card
     assert load(tmp_path / "storybook-64").sample(["a red car"]).shape == (1, 64, 64, 3)
     again = subprocess.run([CHAIN, "--smoke"], env=env, capture_output=True, text=True, check=True)
     assert again.stdout == ""
