@@ -125,6 +125,7 @@ def test_a_gru_may_begin_to_read_through_a_layer_norm_and_not_stop(finished, tmp
         train(tiny(workdir=str(tmp_path / "plain"), init_from=str(tmp_path / "saved")))
 
 
+@pytest.mark.slow
 def test_larger_images_start_where_the_model_stood(finished, tmp_path):
     """In larger patches, each pixel is drawn four times, and the discriminator sees the mean of four pixels.
 

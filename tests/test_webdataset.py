@@ -276,7 +276,7 @@ def test_a_shard_with_a_passing_error_is_not_skipped(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(memory), "_open", forbidden)
         with pytest.raises(
-            UserError, match=r"^no captioned images in .*OSError: Forbidden: https://bucket'\)$"
+            UserError, match=r"^no captioned images in .*OSError: Forbidden: https://bucket$"
         ) as error:
             WebDataset("memory://bucket/a.tar", 16)
     assert not isinstance(error.value, TransientError)

@@ -77,7 +77,8 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
 def test_the_number_of_processes_changes_nothing(alone, tmp_path, processes):
     """Four devices in one, two or four processes end in the same state, to the bit."""
     ends = finish(launch(tmp_path / "run", processes))
