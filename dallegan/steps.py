@@ -166,11 +166,13 @@ def objectives(
     """Returns the sum of both players' losses, and metrics.
 
     The gradient of the sum is each player's own: a player's loss sees the other's parameters behind a
-    stop_gradient. noise: f32[B, Z], and f32[B / DIVERSITY_STRIDE, Z] for the second images.
+    stop_gradient. noise: f32[B, Z], and for the second images another, of which every
+    DIVERSITY_STRIDE-th row is used.
     """
     gan, loss, shard = game.gan, game.loss, game.shard
     tokens, negative, b = batch["tokens"], batch["negative"], len(batch["tokens"])
     again = tokens[::DIVERSITY_STRIDE] if loss.diversity else tokens[:0]
+    noise = [noise[0], *(x[::DIVERSITY_STRIDE] for x in noise[1:])]
     image = to_float(batch["image"])
     generated = gan.synthesize(params, jnp.concatenate([tokens, again]), jnp.concatenate(noise))
     real, fake = (augment(x, augmentation, game.augment, game.reach) for x in (image, generated[:b]))
@@ -209,7 +211,9 @@ def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversar
 
         noise = (normal(Stream.NOISE),)
         if config.loss.diversity:
-            noise = (*noise, normal(Stream.NOISE_AGAIN, DIVERSITY_STRIDE))
+            # repeated to a row per image, since micro-batches take equally many rows of every input
+            again = normal(Stream.NOISE_AGAIN, DIVERSITY_STRIDE).reshape(-1, parts, gan.model.noise)
+            noise = (*noise, jnp.repeat(again, DIVERSITY_STRIDE, 0).reshape(rows, -1))
         augmentation = sample_params(stream(seed, step, Stream.AUGMENT), config.batch, game.reach)
         gamma = cosine(*config.loss.gamma, step / config.steps)
         inputs = batch, noise, shard.take(augmentation, rows)
