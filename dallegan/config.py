@@ -46,6 +46,7 @@ class DataConfig:
     objects: Annotated[int, Ge(1)] = 1  # storybook: most objects in an image
     # storybook: fraction of the false captions that differ from the true one in a single attribute
     hard_negatives: Annotated[float, Ge(0), Le(1)] = 0.5
+    encoding: str = ""  # of text files without a byte order mark, for example gbk; "": utf-8
     flip: bool = False  # mirror half of the images whose captions do not name a side
     threads: Annotated[int, Ge(1), Resumable()] = 2  # threads that decode images
 

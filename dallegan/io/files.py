@@ -1,12 +1,16 @@
-"""Files that appear whole or not at all, locks, and the file systems of buckets."""
+"""Files that appear whole or not at all, files of strangers, locks, and the file systems of buckets."""
 
 import contextlib
+import errno
 import fcntl
+import hashlib
+import json
 import os
 import pathlib
 import re
+import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from dallegan.errors import UserError
@@ -72,6 +76,53 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def open_regular(path: str | pathlib.Path) -> IO[bytes]:
+    """Opens a file of a user or a stranger for reading.
+
+    Raises OSError if that fails, and if it is not a regular file: a pipe would be waited for, and a device
+    read for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, "not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_file(path: str | pathlib.Path, most: int = 2**20) -> bytes:
+    """Returns the bytes of a regular file. Raises OSError, also if there are more than `most`."""
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"larger than {most / 1e6:.3g} MB", str(path))
+    return data
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Returns 16 hexadecimal digits, from a sha256 of all parts and their lengths."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        whole.update(len(data).to_bytes(8, "little") + data)
+    return whole.hexdigest()[:16]
+
+
+def parse_object(data: str | bytes) -> dict[str, Any]:
+    """Returns the JSON object in a text; what is no UTF-8 in it becomes U+FFFD.
+
+    Raises ValueError if the text is anything else, however deeply it is nested.
+    """
+    text = data if isinstance(data, str) else data.decode("utf-8-sig", "replace")
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 @contextlib.contextmanager
