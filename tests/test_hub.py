@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -108,8 +109,9 @@ def test_a_busy_or_absent_hub_may_be_tried_again(hub, saved, tmp_path):
     assert "the Hub asks to wait (429)" in busy.stderr
     absent = SimpleNamespace(url="http://127.0.0.1:1")
     away = command(absent, tmp_path, "download", "someone/bears")
-    message = "cannot fetch hf://someone/bears: the Hub cannot be reached, and there is no copy in the cache"
-    assert (away.returncode, away.stderr) == (1, f"error: {message}\n")
+    message = r"error: cannot fetch hf://someone/bears: the Hub cannot be reached \(ConnectError: .*\)"
+    assert away.returncode == 1
+    assert re.fullmatch(message + ", and there is no copy in the cache\n", away.stderr), away.stderr
 
 
 def test_a_download_is_whole_or_not_at_all(tmp_path):
@@ -139,9 +141,9 @@ def test_a_bucket_is_copied_once_and_again_when_it_changes(saved, monkeypatch):
         bucket.pipe_file(f"/b/model/{name}", (saved / name).read_bytes())
     model = dallegan.load("memory://b/model")
     assert model.digest == dallegan.load(saved).digest
-    reads, read = [], type(bucket).cat_file
+    reads, read = [], type(bucket).open
     count = lambda self, path, *args, **kw: reads.append(path) or read(self, path, *args, **kw)
-    monkeypatch.setattr(type(bucket), "cat_file", count)
+    monkeypatch.setattr(type(bucket), "open", count)
     bucket.pipe_file("/b/model/evil.pkl", b"must stay where it is")
     dallegan.load("memory://b/model/")
     assert reads == []
@@ -161,11 +163,13 @@ def test_what_a_bucket_does_not_give_is_one_line(saved, monkeypatch):
         bucket.pipe_file(f"/b/big/{name}", (saved / name).read_bytes())
     with monkeypatch.context() as patch:
         patch.setattr(remote, "MAX_BYTES", 10_000)
-        with pytest.raises(UserError, match=r"^memory://b/big/\S+ is too large for a model$"):
+        with pytest.raises(
+            UserError, match=r"^memory://b/big/\S+: has more than 10,000 bytes, too many for a model$"
+        ):
             dallegan.load("memory://b/big")
     for error, kind in ((RuntimeError("503"), TransientError), (RuntimeError("403 Forbidden"), UserError)):
         with monkeypatch.context() as patch:
-            patch.setattr(type(bucket), "cat_file", fail := Mock(side_effect=error))
+            patch.setattr(type(bucket), "open", fail := Mock(side_effect=error))
             with pytest.raises(
                 UserError, match=rf"^cannot fetch memory://b/big: RuntimeError: {error}$"
             ) as raised:

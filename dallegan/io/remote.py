@@ -42,7 +42,6 @@ def hub() -> Any:
     """Returns the package huggingface_hub. Raises UserError if it is not installed."""
     try:
         import huggingface_hub
-        import huggingface_hub.utils  # noqa: F401  # which the line above leaves out
     except ImportError:
         raise UserError("the Hugging Face Hub needs the extra `hub`: pip install 'dallegan[hub]'") from None
     return huggingface_hub
@@ -57,11 +56,13 @@ def from_hub(name: str) -> pathlib.Path:
     """
     repository, _, revision = name.partition("@")
     package, what = hub(), f"cannot fetch hf://{name}"
+    from huggingface_hub.utils import validate_repo_id
+
     try:
-        package.utils.validate_repo_id(repository)
+        validate_repo_id(repository)
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision or "main"):
             raise UserError(f"{what}: no revision has such a name: {revision}")
-        return _download(package, repository, revision or "main")
+        return _download(repository, revision or "main")
     except UserError as error:
         failure = error
     except Exception as error:  # the package's own errors, those of its transport, the disk's
@@ -74,11 +75,13 @@ def from_hub(name: str) -> pathlib.Path:
     raise failure from None
 
 
-def _download(package: Any, repository: str, revision: str) -> pathlib.Path:
+def _download(repository: str, revision: str) -> pathlib.Path:
     """Copies a model's files of a revision to the Hub's cache, where they are not there yet."""
-    constants, where = package.constants, f"hf://{repository}"
+    from huggingface_hub import constants
+
+    where = f"hf://{repository}"
     about = f"{constants.ENDPOINT}/api/models/{repository}/revision/{urllib.parse.quote(revision, safe='')}"
-    with _request(package, f"{about}?expand=sha") as response:
+    with _request(f"{about}?expand=sha") as response:
         commit = parse_object(b"".join(at_most(response.iter_raw(), 2**20, where))).get("sha")
     if not re.fullmatch("[0-9a-f]{40}", str(commit)):
         raise UserError(f"{where}: the server names no commit; is HF_ENDPOINT={constants.ENDPOINT} a Hub?")
@@ -87,7 +90,7 @@ def _download(package: Any, repository: str, revision: str) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         if not (folder / name).exists():
-            with _request(package, package.hf_hub_url(repository, name, revision=commit)) as response:
+            with _request(f"{constants.ENDPOINT}/{repository}/resolve/{commit}/{name}") as response:
                 size = int(response.headers.get("Content-Length") or MAX_BYTES)
                 write_atomic(folder / name, at_most(response.iter_raw(2**20), size, f"{where}/{name}"))
     (cached / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +99,14 @@ def _download(package: Any, repository: str, revision: str) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def _request(package: Any, url: str) -> Iterator[Any]:
+def _request(url: str) -> Iterator[Any]:
     """Yields a response whose body is not read yet. Raises the errors of the transport, also for a status."""
-    headers = package.utils.build_hf_headers(library_name="dallegan") | {"Accept-Encoding": "identity"}
-    timeout = package.constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with package.get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers(library_name="dallegan") | {"Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
         response.raise_for_status()
         yield response
 
