@@ -21,7 +21,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer(self, status, body=b"", **headers):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in ({"Content-Length": len(data)} | headers).items():
+        for name, value in ({"Content_Length": len(data)} | headers).items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -106,7 +106,7 @@ def serve():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repositories, server.log, server.url = {}, [], f"http://127.0.0.1:{server.server_address[1]}"
     server.headers, server.about, server.status, server.endless, server.sent = {}, {}, 0, (), 0
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server
     finally:

@@ -5,6 +5,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import pathlib
 import re
 import urllib.parse
@@ -114,7 +115,7 @@ def _request(url: str) -> Iterator[Any]:
 def at_most(pieces: Iterable[bytes], size: int, what: str) -> Iterator[bytes]:
     """Yields pieces of a file. Raises UserError if they exceed `size` bytes, or if that is too much."""
     count = 0
-    for piece in pieces:
+    for piece in itertools.chain([b""], pieces):
         count += len(piece)
         if count > size or size > MAX_BYTES:
             raise UserError(f"{what}: has more than {min(size, MAX_BYTES):,} bytes, too many for a model")
