@@ -145,13 +145,14 @@ def test_a_bucket_is_copied_once_and_again_when_it_changes(saved, monkeypatch):
         bucket.pipe_file(f"/b/model/{name}", (saved / name).read_bytes())
     model = dallegan.load("memory://b/model")
     assert model.digest == dallegan.load(saved).digest
+    bucket.pipe_file("/b/model/evil.pkl", b"must stay where it is")
     reads, read = [], type(bucket).open
     count = lambda self, path, *args, **kw: reads.append(path) or read(self, path, *args, **kw)
     monkeypatch.setattr(type(bucket), "open", count)
-    bucket.pipe_file("/b/model/evil.pkl", b"must stay where it is")
     dallegan.load("memory://b/model/")
     assert reads == []
     bucket.pipe_file("/b/model/config.json", to_json(model.config).encode() + b"\n")
+    reads.clear()
     dallegan.load("memory://b/model")
     assert {path.rpartition("/")[2] for path in reads} == FILES
     bucket.rm("/b/model/config.json")
@@ -251,7 +252,7 @@ def test_a_card_is_neither_markup_nor_yaml_of_a_stranger(model, evil):
 
 @pytest.mark.parametrize("licence", ["mit\nx: y", "<script>", "MIT License", "", "-", "a" * 200])
 def test_a_license_is_an_abbreviation(saved, licence):
-    with pytest.raises(UserError, match=r"^--license .*: abbreviate it as the Hub does"):
+    with pytest.raises(UserError, match=r"(?s)^--license .*: abbreviate it as the Hub does"):
         upload(Upload(str(saved), "someone/bears", licence))
 
 
@@ -325,9 +326,9 @@ NAME = "generator/encoder/sentence/bias"
         ({"config": json.dumps({"\x1b[2J\n" + "x" * 10**6: 1})}, r"unknown settings '\\x1b\[2J\\nx{1,200} "),
         (
             {"config": '{"text": {"layers": 100}}'},
-            r"\d+ tensors; the layers in config.json have 2420 or more",
+            r"\d+ tensors; the layers in config.json have 2408 or more",
         ),
-        ({"config": '{"text": {"layers": 129}}'}, r"267 layers at 32 px; 256 are the most"),
+        ({"config": '{"text": {"layers": 129}}'}, r"263 layers at 32 px; 256 are the most"),
     ],
 )
 def test_what_is_no_model_of_ours_is_refused(saved, tmp_path, changes, message):

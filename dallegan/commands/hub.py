@@ -112,7 +112,7 @@ def download(args: Download) -> None:
 def upload(args: Upload) -> None:
     """Sends a model. Raises UserError if it cannot be loaded, or the Hub refuses it."""
     package = hub()
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", args.license):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", args.license):
         raise UserError(f"--license {args.license}: abbreviate it as the Hub does, for example apache-2.0")
     try:
         text = decode(read_file(args.card)) if args.card else None
