@@ -330,8 +330,6 @@ def count_layers(config: Config) -> tuple[int, int]:
     """Returns how many layers the networks apply, and the least number of tensors that these consist of."""
     c, m = config, config.model
     text = 0 if c.text.encoder == "frozen" else 2 * c.text.layers  # both players have an encoder
-    if m.recipe == "dcgan":
-        return text, 12 * text
     stages = int(math.log2(c.data.size / m.critic_patch / 4)) + 1
     critic = sum((*m.critic_blocks, *m.critic_blocks[-1:] * stages)[:stages])
     return text + m.blocks * len(feature_sides(c)) + critic, 12 * text + 2 * (m.blocks + critic)
