@@ -22,6 +22,7 @@ from dallegan.errors import UserError
 
 SENTENCE = 512  # numbers in a sentence vector of the pretrained encoder
 MOST_VALUES = 64  # of a setting that takes several
+MOST_LAYERS = 256  # that the networks apply in all; to trace so many takes seconds
 
 
 class Resumable:
@@ -258,6 +259,11 @@ def check(config: Config) -> None:
         _check_bounds(name, values[name], marks)
     (_check_residual if config.model.recipe == "residual" else _check_dcgan)(config)
     c, m = config, config.model
+    if (depth := count_layers(c)[0]) > MOST_LAYERS:
+        flags = "--text.layers, --model.blocks or --model.critic-blocks"
+        raise UserError(
+            f"{flags}: {depth:,} layers at {c.data.size} px; {MOST_LAYERS} are the most; lower some"
+        )
     if m.width % 4:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, as its attention has 4 heads")
     if not m.critic_blocks or len(m.critic_widths) != len(m.critic_blocks):
@@ -320,6 +326,15 @@ def feature_sides(config: Config) -> list[int]:
     return [4 * 2**i for i in range(int(math.log2(config.data.size / config.model.patch / 4)))]
 
 
+def count_layers(config: Config) -> tuple[int, int]:
+    """Returns how many layers the networks apply, and the least number of tensors that these consist of."""
+    c, m = config, config.model
+    text = 0 if c.text.encoder == "frozen" else 2 * c.text.layers  # both players have an encoder
+    stages = int(math.log2(c.data.size / m.critic_patch / 4)) + 1
+    critic = sum((*m.critic_blocks, *m.critic_blocks[-1:] * stages)[:stages])
+    return text + m.blocks * len(feature_sides(c)) + critic, 12 * text + 2 * (m.blocks + critic)
+
+
 def presets() -> list[str]:
     """Returns the names of the presets, the modules of `dallegan.configs`."""
     folder = importlib.import_module("dallegan.configs").__path__
@@ -362,7 +377,9 @@ def from_json(text: str) -> Config:
             raise TypeError("it is not a JSON object")
         return dacite.from_dict(Config, values, strict)
     except dacite.UnexpectedDataError as error:
-        why = f"unknown settings {', '.join(sorted(map(repr, error.keys)))} (written by a newer version?)"
+        why = (
+            f"unknown settings {', '.join(sorted(map(repr, error.keys))):.200} (written by a newer version?)"
+        )
     except dacite.DaciteFieldError as error:
         why = f"{error.field_path} is {getattr(error, 'value', None)!r:.100}"
     except (ValueError, TypeError, RecursionError) as error:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import hashlib
 import itertools
+import json
 import math
 import operator
 import pathlib
@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dallegan.compile import chunks, compute_dtype, jit_sample
-from dallegan.config import Config, check, from_json, to_json
+from dallegan.config import Config, check, count_layers, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.io.files import write_atomic
-from dallegan.io.remote import fetch
+from dallegan.io.files import digest, expand_home, read_file, write_atomic
+from dallegan.io.remote import MODEL_FILES, check_name, fetch
+from dallegan.io.text import shown
 from dallegan.io.weights import read_weights, write_weights
 from dallegan.models.gan import Gan, Params
 from dallegan.models.layers import to_float
@@ -201,11 +202,17 @@ class Model:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The model's identity: 16 hexadecimal digits, from a sha256 of its parameters and tokenizer."""
-        whole = hashlib.sha256(self.tokenizer.proto)
-        for path, leaf in jax.tree.leaves_with_path(self.params):
-            whole.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-        return whole.hexdigest()[:16]
+        """The model's identity: 16 hexadecimal digits of a sha256 of all that decides its pixels.
+
+        These are the parameters, the tokenizer, the settings of the networks and the dtype that they compute
+        in, which depends on the device unless `parallel.precision` names it.
+        """
+        gan, leaves = self.gan, jax.tree.leaves_with_path(self.params)
+        networks = json.dumps([dataclasses.asdict(part) for part in (gan.text, gan.model)])
+        params = (
+            x for path, leaf in leaves for x in (jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
+        )
+        return digest([self.tokenizer.proto, networks, str(gan.size), np.dtype(gan.dtype).name, *params])
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes what `load` reads to a folder: config.json, tokenizer.model and model.safetensors.
@@ -213,7 +220,7 @@ class Model:
         The weights are rounded to bfloat16, which makes the folder a tenth of a checkpoint's size. Raises
         UserError if the folder cannot be written to, or is a run's directory.
         """
-        folder = pathlib.Path(folder).expanduser()
+        folder = expand_home(folder)
         if (folder / "checkpoints").exists():
             raise UserError(
                 f"{folder} is a run's directory: its checkpoints would be hidden; name another folder"
@@ -262,21 +269,26 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     Raises:
         UserError: if there is no such model, or its files are damaged or do not fit together.
     """
-    if isinstance(path, str) and "://" in path:
-        return load(fetch(path))
+    if isinstance(path, str):
+        check_name(path)
+        if "://" in path:
+            return load(fetch(path))
     folder, checkpoint = find_model(path)
     try:
-        config = from_json((folder / "config.json").read_text("utf-8", "replace"))
+        config = from_json(read_file(folder / "config.json").decode("utf-8-sig", "replace"))
         check(config)
     except (UserError, OSError) as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from None
+        raise UserError(f"{folder / 'config.json'}: {getattr(error, 'strerror', None) or error}") from None
     tokenizer = load_tokenizer(folder / "tokenizer.model", config.text)
     gan = make_gan(config, tokenizer.size)
     if (folder / WEIGHTS).exists():
         # tracing the networks for the expected shapes takes half a second, which a shipped model does not
-        # need (tests/test_shipped.py)
-        expected = None if folder.parent == SHIPPED else jax.eval_shape(gan.init, jax.random.key(0))
-        return Model(gan, read_weights(folder / WEIGHTS, expected), tokenizer, config)
+        # need (tests/test_shipped.py), and minutes if a stranger's config.json asks for hundreds of layers
+        expected = None
+        if folder.parent != SHIPPED:
+            expected = functools.partial(jax.eval_shape, gan.init, jax.random.key(0))
+        params = read_weights(folder / WEIGHTS, expected, count_layers(config)[1])
+        return Model(gan, params, tokenizer, config)
     from dallegan.run.checkpoint import load_state  # imports Orbax, which a saved model does not need
 
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
@@ -295,14 +307,16 @@ def find_model(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     try:
         name, checkpoint = split_checkpoint(path)
         is_shipped = isinstance(path, str) and name in shipped
-        folder = SHIPPED / name if is_shipped else pathlib.Path(name).expanduser()
+        folder = SHIPPED / name if is_shipped else expand_home(name)
         saved = (folder / WEIGHTS).exists()
         needed = ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints")
         missing = [name for name in needed if not (folder / name).exists()]
-    except (OSError, RuntimeError) as error:  # no permission, a long name, the home of an unknown user
+    except (OSError, ValueError) as error:  # no permission, a long name, NUL in it
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{str(path)[:80]} is not a model: {reason}") from None
+        raise UserError(f"{shown(path, 80)} is not a model: {reason}") from None
     if missing:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{path} is a file; a model is a folder with {', '.join(MODEL_FILES)}: name that")
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
         names = ", ".join(shipped) or "none"
         raise UserError(

@@ -18,10 +18,11 @@ import sentencepiece as spm
 
 from dallegan.config import SENTENCE, TextConfig
 from dallegan.errors import UserError
-from dallegan.io.files import write_atomic
+from dallegan.io.files import read_file, write_atomic
 
 PAD, UNKNOWN, END = 0, 1, 2
 SPLIT = "\x01"  # a mark that no learned piece crosses
+MAX_BYTES = 2**26  # of the file: over 60 a piece for the largest vocabulary
 VECTORS = b"usem3 "  # the first bytes of a `SentenceVectors` file; the version of the encoder follows
 CJK = re.compile("([\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
@@ -131,7 +132,10 @@ class Tokenizer:
     @classmethod
     def load(cls, path: str | pathlib.Path, length: int) -> "Tokenizer":
         """Reads a sentencepiece `tokenizer.model`. Raises UserError if it is missing or something else."""
-        return cls(_read(path), length)
+        try:
+            return cls(_read(path), length)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes `tokenizer.model`. Raises OSError."""
@@ -263,12 +267,13 @@ def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> TextInput:
 
     Raises UserError if the file is missing, damaged, or of a model with another kind of text encoder.
     """
-    proto = _read(path)
-    if proto.startswith(VECTORS) != (text.encoder == "frozen"):
-        raise UserError(
-            f"{path} is not what the encoder {text.encoder} reads: the files are of different models"
-        )
-    return SentenceVectors(proto) if proto.startswith(VECTORS) else Tokenizer(proto, text.length)
+    try:
+        proto = _read(path)
+        if proto.startswith(VECTORS) != (text.encoder == "frozen"):
+            raise UserError(f"not what the encoder {text.encoder} reads: the files are of different models")
+        return SentenceVectors(proto) if proto.startswith(VECTORS) else Tokenizer(proto, text.length)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def is_blank(text: str) -> bool:
@@ -278,9 +283,9 @@ def is_blank(text: str) -> bool:
 
 def _read(path: str | pathlib.Path) -> bytes:
     try:
-        return pathlib.Path(path).read_bytes()
+        return read_file(path, MAX_BYTES)
     except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the tokenizer: {error.strerror}") from None
 
 
 def _clean(text: str) -> str:

@@ -1,4 +1,8 @@
-"""A server for the part of the Hugging Face Hub's protocol that downloads and uploads need."""
+"""A server for the part of the Hugging Face Hub's protocol that downloads and uploads need.
+
+It can be hostile: `server.headers` replace those of files, `server.about` the facts about a repository,
+`server.status` is the answer to everything, and files whose names are in `server.endless` never end.
+"""
 
 import base64
 import contextlib
@@ -17,7 +21,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer(self, status, body=b"", **headers):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in ({"Content-Length": len(data)} | headers).items():
+        for name, value in ({"Content_Length": len(data)} | headers).items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
         if self.command != "HEAD":
@@ -28,6 +32,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.log.append(f"{self.command} {self.path}")
+        if self.server.status:
+            return self.answer(self.server.status, {"error": "\x1b]0;title\x07"}, X_Error_Message="no")
         if about := re.match(r"/api/models/([^/]+/[^/]+)/(?:revision|tree)/(\w+)", self.path):
             if (files := self.files(about[1])) is None:
                 return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
@@ -35,14 +41,27 @@ class Hub(http.server.BaseHTTPRequestHandler):
                 about_file = lambda d: {"type": "file", "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
                 return self.answer(200, [{"path": f} | about_file(d) for f, d in files.items()])
             siblings = [{"rfilename": f} for f in files]
-            return self.answer(200, {"id": about[1], "sha": self.commit(files), "siblings": siblings})
+            facts = {"id": about[1], "sha": self.commit(files), "siblings": siblings} | self.server.about
+            return self.endless() if "about" in self.server.endless else self.answer(200, facts)
         if file := re.match(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", self.path):
             data = (self.files(file[1]) or {}).get(file[2])
             if data is None:
                 return self.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound")
             etag, commit = f'"{hashlib.sha1(data).hexdigest()}"', self.commit(self.files(file[1]))
-            return self.answer(200, data, ETag=etag, X_Repo_Commit=commit)
+            if file[2] in self.server.endless and self.command == "GET":
+                return self.endless()
+            return self.answer(200, data, **({"ETag": etag, "X_Repo_Commit": commit} | self.server.headers))
         return self.answer(404, {"error": self.path})
+
+    def endless(self):
+        """Sends for ever, or until the client has enough of it."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"100000\r\n" + bytes(2**20) + b"\r\n")
+                self.server.sent += 2**20
 
     do_HEAD = do_GET
 
@@ -86,7 +105,8 @@ def serve():
     """Yields a running server, whose address is `server.url`."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.repositories, server.log, server.url = {}, [], f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.headers, server.about, server.status, server.endless, server.sent = {}, {}, 0, (), 0
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server
     finally:

@@ -242,9 +242,29 @@ def test_home_is_expanded(monkeypatch):
     assert parse(sample.Args, "dallegan sample", args=["a cat", "--out=~/pictures"]).out == pathlib.Path(
         "/home/me/pictures"
     )
-    assert parse(
-        sample.Args, "dallegan sample", args=["a cat", "--out=~nobody-at-all/x"]
-    ).out == pathlib.Path("~nobody-at-all/x")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample x --out=~nobody-at-all/x",
+        "sample x --model=~nobody-at-all/x",
+        "export --out=~nobody-at-all/x.jax",
+        "export --model=~nobody-at-all/x --out=x.jax",
+        "evaluate --weights=~nobody-at-all/x",
+        "evaluate --json=~nobody-at-all/x",
+        "evaluate --model=~nobody-at-all@best",
+        "hub download a/b --to=~nobody-at-all/x",
+        "hub upload ~nobody-at-all/x a/b",
+        "hub upload . a/b --card=~nobody-at-all/x",
+        "report x --out=~nobody-at-all/x",
+    ],
+)
+def test_the_home_of_nobody_is_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(command.split()) == 2
+    assert re.fullmatch(r"error: .*there is no such user.*\n", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_written_through_links_and_into_pipes(tmp_path):

@@ -51,6 +51,28 @@ def test_weights_are_read_and_nothing_is_executed(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+def test_weights_that_are_no_file_or_claim_too_much(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, said in (
+        (tmp_path / "pipe", "not a regular file"),
+        (pathlib.Path("/dev/zero"), "not a regular"),
+    ):
+        with pytest.raises(UserError, match=rf"^{path}: not the weights of EfficientNet-Lite0 .{said}"):
+            networks.load_params(path)
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 2**40)
+    with pytest.raises(UserError, match=r"larger than 67"):
+        networks.load_params(tmp_path / "huge")
+    word = lambda text: b"X" + len(text).to_bytes(4, "little") + text.encode()
+    storage = b"(" + word("storage") + b"ctorch\nFloatStorage\n" + word("0") + word("cpu") + b"K\x01tQ"
+    shape = (b"J" + (2**20).to_bytes(4, "little")) * 2 + b"\x86"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00" + shape + b"K\x00K\x00\x86tR"
+    tensors, one = b"\x80\x02}" + word("a") + tensor + b"s.", (1).to_bytes(8, "little") + bytes(4)
+    (tmp_path / "wide").write_bytes(pickle.dumps(1) * 3 + tensors + pickle.dumps(["0"]) + one)
+    with pytest.raises(UserError, match=r"ValueError: a has more elements than its storage"):
+        networks.load_params(tmp_path / "wide")
+
+
 def test_features_of_real_images_are_cached(tmp_path, monkeypatch):
     """They are computed again if the file is damaged, of other weights or cannot be written; old files go."""
     monkeypatch.chdir(tmp_path)

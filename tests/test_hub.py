@@ -3,25 +3,30 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
 
+import flax.traverse_util
 import fsspec
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import faulty
 from hub_server import serve
 from huggingface_hub import ModelCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dallegan
-from dallegan.commands.hub import Download, download, measured, model_card
+from dallegan.commands.hub import Download, Upload, download, measured, model_card, upload
 from dallegan.config import check, from_json, to_json
 from dallegan.errors import TransientError, UserError
 from dallegan.io import remote
@@ -108,8 +113,9 @@ def test_a_busy_or_absent_hub_may_be_tried_again(hub, saved, tmp_path):
     assert "the Hub asks to wait (429)" in busy.stderr
     absent = SimpleNamespace(url="http://127.0.0.1:1")
     away = command(absent, tmp_path, "download", "someone/bears")
-    message = "cannot fetch hf://someone/bears: the Hub cannot be reached, and there is no copy in the cache"
-    assert (away.returncode, away.stderr) == (1, f"error: {message}\n")
+    message = r"error: cannot fetch hf://someone/bears: the Hub cannot be reached \(ConnectError: .*\)"
+    assert away.returncode == 1
+    assert re.fullmatch(message + ", and there is no copy in the cache\n", away.stderr), away.stderr
 
 
 def test_a_download_is_whole_or_not_at_all(tmp_path):
@@ -139,13 +145,14 @@ def test_a_bucket_is_copied_once_and_again_when_it_changes(saved, monkeypatch):
         bucket.pipe_file(f"/b/model/{name}", (saved / name).read_bytes())
     model = dallegan.load("memory://b/model")
     assert model.digest == dallegan.load(saved).digest
-    reads, read = [], type(bucket).cat_file
-    count = lambda self, path, *args, **kw: reads.append(path) or read(self, path, *args, **kw)
-    monkeypatch.setattr(type(bucket), "cat_file", count)
     bucket.pipe_file("/b/model/evil.pkl", b"must stay where it is")
+    reads, read = [], type(bucket).open
+    count = lambda self, path, *args, **kw: reads.append(path) or read(self, path, *args, **kw)
+    monkeypatch.setattr(type(bucket), "open", count)
     dallegan.load("memory://b/model/")
     assert reads == []
     bucket.pipe_file("/b/model/config.json", to_json(model.config).encode() + b"\n")
+    reads.clear()
     dallegan.load("memory://b/model")
     assert {path.rpartition("/")[2] for path in reads} == FILES
     bucket.rm("/b/model/config.json")
@@ -161,11 +168,13 @@ def test_what_a_bucket_does_not_give_is_one_line(saved, monkeypatch):
         bucket.pipe_file(f"/b/big/{name}", (saved / name).read_bytes())
     with monkeypatch.context() as patch:
         patch.setattr(remote, "MAX_BYTES", 10_000)
-        with pytest.raises(UserError, match=r"^memory://b/big/\S+ is too large for a model$"):
+        with pytest.raises(
+            UserError, match=r"^memory://b/big/\S+: has more than 10,000 bytes, too many for a model$"
+        ):
             dallegan.load("memory://b/big")
     for error, kind in ((RuntimeError("503"), TransientError), (RuntimeError("403 Forbidden"), UserError)):
         with monkeypatch.context() as patch:
-            patch.setattr(type(bucket), "cat_file", fail := Mock(side_effect=error))
+            patch.setattr(type(bucket), "open", fail := Mock(side_effect=error))
             with pytest.raises(
                 UserError, match=rf"^cannot fetch memory://b/big: RuntimeError: {error}$"
             ) as raised:
@@ -210,6 +219,55 @@ def test_the_card_says_what_it_is(model):
     (result,) = header.eval_results
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("storybook", "alignment", 0.5)
     assert ModelCard(model_card(model, "someone/bears", "other", ["a bear"], {})).data.language == ["en"]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "<script>alert(1)</script>",
+        "a\n---\n<img src=x onerror=alert(1)>",
+        "`</code><b>",
+        "| a | b |\n|---|---|",
+        "[x](javascript:alert(1))",
+        "\u202egnp.exe",
+        "a: b\n- c",
+        "{title} {0}",
+        "'\"\\",
+        "x" * 10**6,
+        "&lt;script&gt;",
+        "\x00\x1b[2J",
+    ],
+)
+def test_a_card_is_neither_markup_nor_yaml_of_a_stranger(model, evil):
+    config = replace(model.config, data=replace(model.config.data, source=f"folder:{evil}"))
+    scores = {"alignment": 0.5, "images": 12345}
+    text = model_card(replace(model, config=config), f"someone/{evil}", "other", [f"```{evil}"], scores)
+    card, usual = ModelCard(text), ModelCard(model_card(model, "someone/bears", "other", ["a bear"], scores))
+    assert set(card.data.to_dict()) == set(usual.data.to_dict())
+    outside = re.sub(r"```python.*?```", "", card.text, flags=re.DOTALL)
+    assert len(text) < 10_000 + 2 * len(evil)
+    assert not re.search(r"<(?!/?code>)|[\x00-\x09\x0b-\x1f\u202e]|\]\(java", outside)
+    assert outside.count("\n") == re.sub(r"```python.*?```", "", usual.text, flags=re.DOTALL).count("\n")
+
+
+@pytest.mark.parametrize("licence", ["mit\nx: y", "<script>", "MIT License", "", "-", "a" * 200])
+def test_a_license_is_an_abbreviation(saved, licence):
+    with pytest.raises(UserError, match=r"(?s)^--license .*: abbreviate it as the Hub does"):
+        upload(Upload(str(saved), "someone/bears", licence))
+
+
+def test_a_card_of_ones_own_is_a_text(saved, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "gbk").write_bytes("一只熊".encode("gbk"))
+    for path, said in (
+        (tmp_path / "pipe", "not a regular file"),
+        (tmp_path / "gbk", "not in UTF-8"),
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "not a regular file"),
+        (tmp_path.joinpath("/dev/zero"), "not a regular file"),
+    ):
+        with pytest.raises(UserError, match=rf"^cannot read {path}: {said}"):
+            upload(Upload(str(saved), "someone/bears", card=path))
 
 
 def test_the_card_has_the_figure_of_the_checkpoint_that_is_loaded(tmp_path):
@@ -260,11 +318,89 @@ NAME = "generator/encoder/sentence/bias"
         ({"weights": (2**62).to_bytes(8, "little") + b"{}"}, "the weights cannot be read"),
         ({"config": '{"model_type": "unet"}'}, "unknown settings 'model_type' .written by a newer version"),
         ({"config": "[]"}, "not a dallegan configuration"),
+        ({NAME: np.full(16, np.nan, np.float32)}, rf"damaged, copy the file again: {NAME} is not finite"),
+        (
+            {NAME: np.array([0.0] * 15 + [-np.inf], np.float32)},
+            rf"damaged, copy the file again: {NAME} is not finite",
+        ),
+        ({"metadata": {"digest": "0123456789abcdef"}}, "are damaged, .* their digest is another"),
+        ({"weights": (2**25).to_bytes(8, "little") + bytes(2**25)}, "the header is too large"),
+        ({"\x1b[2J\n" + "x" * 10**6: np.zeros(1, np.float32)}, r"network: \\x1b\[2J\\n[x. ]{1,200}.{15}"),
+        ({"config": json.dumps({"\x1b[2J\n" + "x" * 10**6: 1})}, r"unknown settings '\\x1b\[2J\\nx{1,200} "),
+        (
+            {"config": '{"text": {"layers": 100}}'},
+            r"\d+ tensors; the layers in config.json have 2408 or more",
+        ),
+        ({"config": '{"text": {"layers": 129}}'}, r"263 layers at 32 px; 256 are the most"),
     ],
 )
 def test_what_is_no_model_of_ours_is_refused(saved, tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=message) as raised:
         dallegan.load(rewrite(saved, tmp_path, **changes))
+    assert len(str(raised.value)) < 1000
+    assert time.monotonic() - start < 10
+
+
+def test_weights_of_zeros_are_refused(saved, tmp_path):
+    arrays = safetensors.numpy.load_file(saved / "model.safetensors")
+    zeros = {name: np.zeros_like(x) for name, x in arrays.items()}
+    with pytest.raises(UserError, match=r"model.safetensors: the weights are damaged, .* all are 0"):
+        dallegan.load(rewrite(saved, tmp_path, **zeros))
+
+
+@pytest.mark.parametrize("bit", range(0, 8, 3))
+def test_a_flipped_bit_is_noticed(saved, tmp_path, bit):
+    data = bytearray((saved / "model.safetensors").read_bytes())
+    data[len(data) * (bit + 1) // 9] ^= 1 << bit
+    with pytest.raises(UserError, match=r"the weights are damaged|cannot be read"):
+        dallegan.load(rewrite(saved, tmp_path, weights=bytes(data)))
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge", "unreadable"])
+def test_a_file_of_another_kind_is_one_line(saved, tmp_path, name, kind):
+    """A pipe would be waited for, and a device or a file of holes would fill the memory."""
+    folder = shutil.copytree(saved, tmp_path / "changed")
+    path = folder / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "huge":
+        path.touch()
+        os.truncate(path, 2**33)
+    else:
+        faulty(path)
+    with pytest.raises(
+        UserError, match=rf"{name}: .*(not a regular file|larger than|cannot be read|output error)"
+    ):
+        dallegan.load(folder)
+
+
+@pytest.mark.parametrize("change", ["shrink", "precision", "prenorm", "length", "tokenizer", "params"])
+def test_the_digest_covers_what_decides_the_pixels(model, change):
+    match change:
+        case "shrink":
+            other = replace(model, gan=replace(model.gan, model=replace(model.gan.model, shrink=(2.0,))))
+        case "precision":
+            other = replace(model, gan=replace(model.gan, dtype=jnp.bfloat16))
+        case "prenorm" | "length":
+            text = replace(model.gan.text, **{"prenorm": {"prenorm": True}, "length": {"length": 21}}[change])
+            other = replace(model, gan=replace(model.gan, text=text))
+        case "tokenizer":
+            other = replace(
+                model, tokenizer=model.tokenizer.extended(Tokenizer.train(["xyzzy wyvern"] * 9, 300, 20), 999)
+            )
+        case _:
+            params = flax.traverse_util.flatten_dict(model.params)
+            params["generator", "encoder", "sentence", "bias"] += 1e-3
+            other = replace(model, params=flax.traverse_util.unflatten_dict(params))
+    assert other.digest != model.digest
+    assert replace(model, config=replace(model.config, workdir="elsewhere")).digest == model.digest
 
 
 @pytest.mark.parametrize(

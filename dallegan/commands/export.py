@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from dallegan.commands import ModelName
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
-from dallegan.io.files import write_atomic, writing
+from dallegan.io.files import read_file, write_atomic, writing
 from dallegan.sampling import DEFAULT, Model, load, to_uint8
 
 PLATFORMS = "cpu", "cuda", "tpu"
@@ -106,7 +106,11 @@ def check(out: pathlib.Path) -> None:
             f"--out {out}: the loader would be {script.name}, and hide the module {stem} from itself; "
             "choose another name"
         )
-    if script.exists() and not script.read_bytes().startswith(LOADER.splitlines()[0].encode()):
+    try:
+        ours = read_file(script).startswith(LOADER.splitlines()[0].encode())
+    except OSError as error:
+        ours = isinstance(error, FileNotFoundError)  # not a pipe, a folder
+    if not ours:
         raise UserError(
             f"--out {out}: the loader would overwrite {script}, which is something else; choose another name"
         )

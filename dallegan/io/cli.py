@@ -14,6 +14,7 @@ import tyro
 
 from dallegan.config import Config, feature_sides, load_preset, presets
 from dallegan.errors import TransientError, UserError, is_permanent
+from dallegan.io.files import expand_home
 
 T = TypeVar("T")
 LESS_MEMORY = (
@@ -28,13 +29,13 @@ def parse(kind: type[T], prog: str, **options: Any) -> T:
     A shell leaves "~" as it is in --out=~/x. Bad flags end the program with exit code 2, and tyro says on
     stderr what is wrong.
     """
-    return expand_home(tyro.cli(kind, prog=prog, **options))
+    return _expand_paths(tyro.cli(kind, prog=prog, **options))
 
 
-def expand_home(args: Any) -> Any:
-    """Returns a dataclass with "~" expanded in its paths. An unknown user's home stays as it is."""
+def _expand_paths(args: Any) -> Any:
+    """Returns a dataclass with "~" expanded in its paths. Raises UserError if there is no such user."""
     paths = {name: value for name, value in vars(args).items() if isinstance(value, pathlib.Path)}
-    return replace(args, **{name: pathlib.Path(os.path.expanduser(path)) for name, path in paths.items()})
+    return replace(args, **{name: expand_home(path) for name, path in paths.items()})
 
 
 def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
@@ -57,7 +58,7 @@ def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
     )
     parsed, unknown = tyro.cli(Config, return_unknown_args=True, **options)
     if not unknown:
-        return expand_home(parsed)
+        return _expand_paths(parsed)
     if not unknown[0].startswith("-"):
         raise UserError(f"{unknown[0]!r} is not a flag; name one preset, before all flags: {usage}")
     return tyro.cli(Config, **options)  # ends the program, and says which flag may have been meant

@@ -19,22 +19,25 @@ from dallegan.errors import UserError
 DENIED = re.compile(r"\b(PermissionError|Forbidden|Unauthorized|AccessDenied|\w*CredentialsError|40[13])\b")
 
 
-def write_atomic(path: str | pathlib.Path, data: bytes | str) -> None:
-    """Writes a file that appears whole or not at all; text is encoded as UTF-8.
+def write_atomic(path: str | pathlib.Path, data: bytes | str | Iterable[bytes]) -> None:
+    """Writes a file that appears whole or not at all; text is encoded as UTF-8, pieces are written in turn.
 
     The data go to a temporary file in the same folder, which then replaces `path`. A kill leaves the old file
     or the new one. Several writers at once leave the whole file of one of them. A symbolic link is followed,
     and a pipe or a device is written to directly. Raises OSError.
     """
     path = pathlib.Path(path)
-    data = data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
+    data = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    pieces = [data] if isinstance(data, bytes) else data
     if _is_special(path):
-        path.write_bytes(data)
+        with path.open("wb") as file:
+            file.writelines(pieces)
         return
     path = _follow_links(path)
     temporary = _temporary(path)
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -76,6 +79,14 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def expand_home(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns a path with "~" expanded. Raises UserError if there is no such user."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user; for a folder of that name, write ./{path}") from None
 
 
 def open_regular(path: str | pathlib.Path) -> IO[bytes]:
@@ -181,4 +192,4 @@ def reading() -> Iterator[None]:
 
 def cache() -> pathlib.Path:
     """Returns dallegan's cache folder: $XDG_CACHE_HOME/dallegan, by default ~/.cache/dallegan."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dallegan"
+    return expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dallegan"

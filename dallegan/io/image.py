@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from dallegan.io.files import write_atomic
+from dallegan.io.files import open_regular, write_atomic
 
 Format = Literal["png", "webp"]  # of the files that are written; both are lossless
 
@@ -166,7 +166,7 @@ def _exif(info: Mapping[str, str]) -> Image.Exif:
 def read_info(path: pathlib.Path) -> dict[str, str]:
     """Returns the `info` that a PNG or WebP file was written with; {} for any other file."""
     try:
-        with Image.open(path, formats=READ_FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=READ_FORMATS) as image:
             if image.format == "PNG":
                 image.load()  # text chunks may follow the pixels
                 return {str(key): str(value) for key, value in getattr(image, "text", {}).items()}

@@ -3,16 +3,32 @@
 `hf://org/name[@revision]` is a model on the Hugging Face Hub, `gs://bucket/model` is one in a bucket.
 """
 
+import contextlib
 import hashlib
+import itertools
 import pathlib
+import re
+import urllib.parse
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dallegan.errors import TransientError, UserError, as_user_error
-from dallegan.io.files import cache, filesystem, reading, write_atomic
+from dallegan.io.files import cache, filesystem, parse_object, reading, write_atomic
 
 # nothing else is ever fetched, and nothing in these files can be executed
 MODEL_FILES = ("config.json", "tokenizer.model", "model.safetensors")
-MAX_BYTES = 2**36  # of one file
+PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/([\w.-]+))?"
+)
+MAX_BYTES = 2**33  # of one file: four billion parameters
+
+
+def check_name(name: str) -> None:
+    """Raises UserError if a model's name is the address of a page of the Hub, and says the model's name."""
+    if page := PAGE.match(name):
+        revision = f"@{page[2]}" if page[2] else ""
+        raise UserError(f"{name} is a page for browsers: the model's name is hf://{page[1]}{revision}")
 
 
 def fetch(url: str) -> pathlib.Path:
@@ -33,16 +49,77 @@ def hub() -> Any:
 
 
 def from_hub(name: str) -> pathlib.Path:
-    """Returns the folder of a repository's model in the Hub's own cache."""
+    """Returns the folder of a repository's model in the Hub's own cache.
+
+    huggingface_hub's own downloads write to paths that the server's headers name. Here nothing that a server
+    says becomes part of a path, except a commit's hash. If the Hub is busy or away, the copy of an earlier
+    download serves.
+    """
     repository, _, revision = name.partition("@")
-    package = hub()
+    package, what = hub(), f"cannot fetch hf://{name}"
+    from huggingface_hub.utils import validate_repo_id
+
     try:
-        folder = package.snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(MODEL_FILES)
-        )
+        validate_repo_id(repository)
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision or "main"):
+            raise UserError(f"{what}: no revision has such a name: {revision}")
+        return _download(repository, revision or "main")
+    except UserError as error:
+        failure = error
     except Exception as error:  # the package's own errors, those of its transport, the disk's
-        raise hub_error(error, f"cannot fetch hf://{name}") from None
-    return pathlib.Path(folder)
+        failure = hub_error(error, what)
+    if isinstance(failure, TransientError):
+        with contextlib.suppress(Exception):
+            options = {"allow_patterns": list(MODEL_FILES), "local_files_only": True}
+            return pathlib.Path(package.snapshot_download(repository, revision=revision or None, **options))
+        failure = TransientError(f"{failure}, and there is no copy in the cache")
+    raise failure from None
+
+
+def _download(repository: str, revision: str) -> pathlib.Path:
+    """Copies a model's files of a revision to the Hub's cache, where they are not there yet."""
+    from huggingface_hub import constants
+
+    where = f"hf://{repository}"
+    about = f"{constants.ENDPOINT}/api/models/{repository}/revision/{urllib.parse.quote(revision, safe='')}"
+    with _request(f"{about}?expand=sha") as response:
+        commit = parse_object(b"".join(at_most(response.iter_raw(), 2**20, where))).get("sha")
+    if not re.fullmatch("[0-9a-f]{40}", str(commit)):
+        raise UserError(f"{where}: the server names no commit; is HF_ENDPOINT={constants.ENDPOINT} a Hub?")
+    cached = pathlib.Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    folder = cached / "snapshots" / str(commit)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in MODEL_FILES:
+        if not (folder / name).exists():
+            with _request(f"{constants.ENDPOINT}/{repository}/resolve/{commit}/{name}") as response:
+                size = int(response.headers.get("Content-Length") or MAX_BYTES)
+                write_atomic(folder / name, at_most(response.iter_raw(2**20), size, f"{where}/{name}"))
+    (cached / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(cached / "refs" / revision, str(commit))  # where the package looks when the Hub is away
+    return folder
+
+
+@contextlib.contextmanager
+def _request(url: str) -> Iterator[Any]:
+    """Yields a response whose body is not read yet. Raises the errors of the transport, also for a status."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers(library_name="dallegan") | {"Accept-Encoding": "identity"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
+        response.raise_for_status()
+        yield response
+
+
+def at_most(pieces: Iterable[bytes], size: int, what: str) -> Iterator[bytes]:
+    """Yields pieces of a file. Raises UserError if they exceed `size` bytes, or if that is too much."""
+    count = 0
+    for piece in itertools.chain([b""], pieces):
+        count += len(piece)
+        if count > size or size > MAX_BYTES:
+            raise UserError(f"{what}: has more than {min(size, MAX_BYTES):,} bytes, too many for a model")
+        yield piece
 
 
 def hub_error(error: Exception, what: str) -> UserError:
@@ -50,10 +127,10 @@ def hub_error(error: Exception, what: str) -> UserError:
 
     The result is a TransientError if another try may succeed: the Hub is busy, fails, or cannot be reached.
     """
-    import httpx
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    response = getattr(error, "response", None)
+    status, url = getattr(response, "status_code", 0), str(getattr(response, "url", ""))
     if status == 429:
         return TransientError(
             f"{what}: the Hub asks to wait (429): try again later, or log in with `hf auth login`"
@@ -61,16 +138,21 @@ def hub_error(error: Exception, what: str) -> UserError:
     if isinstance(error, errors.GatedRepoError) or status in (401, 403):
         hint = "log in with `hf auth login`, and ask for access on its page"
         return UserError(f"{what}: not allowed, or no such repository ({status}): {hint}")
-    if isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError) or status == 404:
+    if status == 404:
+        missing = url.partition("/resolve/")[2].partition("/")[2]
+        if missing in MODEL_FILES:
+            return UserError(f"{what}: not a model of dallegan: no {missing} in it")
         hint = "check the name, or log in with `hf auth login`"
         return UserError(f"{what}: no such repository or revision, or a private one: {hint}")
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return TransientError(f"{what}: the Hub cannot be reached, and there is no copy in the cache")
+    if status:
+        return (UserError if status < 500 else TransientError)(f"{what}: the Hub answers {status}")
     if isinstance(error, errors.HFValidationError):
         return UserError(f"{what}: the name must be ORG/NAME")
-    message = f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
-    if isinstance(error, httpx.HTTPError):  # of the transport, or with another status
-        return UserError(message) if status and status < 500 else TransientError(message)
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".removesuffix(": ")
+    # the base of the package's errors is that of its transport, which is httpx or httpx2
+    if isinstance(error, (errors.HfHubHTTPError.__bases__[0], errors.OfflineModeIsEnabled)):
+        return TransientError(f"{what}: the Hub cannot be reached ({reason})")
+    message = f"{what}: {reason}"
     return as_user_error(error, message) if isinstance(error, OSError) else UserError(message)
 
 
@@ -90,14 +172,15 @@ def from_bucket(url: str) -> pathlib.Path:
                     f"{url} is not a model: no {', '.join(missing)} in it; copy there what "
                     "`Model.save` writes (a run's directory must be on a disk)"
                 )
-            if large := [name for name in found if files.size(f"{path}/{name}") > MAX_BYTES]:
-                raise UserError(f"{url}/{large[0]} is too large for a model")
             state = repr([url, *(files.ukey(f"{path}/{name}") for name in found)])
             folder = cache() / "models" / hashlib.sha256(state.encode()).hexdigest()[:32]
             folder.mkdir(parents=True, exist_ok=True)
             for name in found:
                 if not (folder / name).exists():
-                    write_atomic(folder / name, files.cat_file(f"{path}/{name}"))
+                    with files.open(f"{path}/{name}", "rb") as file:
+                        size = files.size(f"{path}/{name}") or MAX_BYTES
+                        pieces = iter(lambda file=file: file.read(2**20), b"")
+                        write_atomic(folder / name, at_most(pieces, size, f"{url}/{name}"))
     except OSError as error:
         raise as_user_error(error, f"cannot fetch {url}: {error}") from None
     return folder

@@ -65,7 +65,7 @@ class Log:
         clock.seconds["lost"] = clock.seconds.get("lost", 0.0) + lost
         self._pending: Mapping[str, jax.Array] | None = None  # metrics of the newest step, not yet read
         self._values: dict[str, list[float]] = {}  # metrics of the steps since the last line
-        self._skipped = kept[-1].get("skipped", 0) if kept else 0
+        self._skipped = kept[-1].get("skipped") or 0 if kept else 0
         self._last_step, self._last_seconds = start, dict(clock.seconds)
         self._torn = False  # whether the last line may lack its end, so that the next one must not follow it
         self._bar = tqdm(disable=True)

@@ -6,6 +6,7 @@ of it is in the charts.
 """
 
 import base64
+import contextlib
 import importlib.util
 import io
 import itertools
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dallegan.errors import UserError
-from dallegan.io.files import write_atomic, writing
+from dallegan.io.files import parse_object, read_file, write_atomic, writing
 from dallegan.run.metrics_file import Line, evaluated, read_metrics
 
 NEEDED = "jinja2", "matplotlib"
@@ -116,17 +117,11 @@ def read_run(folder: pathlib.Path, name: str, color: str) -> Run:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if not lines:
         raise UserError(f"{folder} has no metrics.jsonl with a line in it: name a run directory of train.py")
-    settings, machine = read_json(folder / "config.json"), read_json(folder / "machine.json")
-    return Run(folder, name, color, lines, with_alignment, settings, machine)
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the object in a file, or {} if there is none."""
-    try:
-        found = json.loads(path.read_text("utf-8", "replace"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    beside: dict[str, dict[str, Any]] = {"config.json": {}, "machine.json": {}}
+    for file in beside:
+        with contextlib.suppress(OSError, ValueError):  # absent, damaged
+            beside[file] = parse_object(read_file(folder / file))
+    return Run(folder, name, color, lines, with_alignment, *beside.values())
 
 
 def choose(paths: Sequence[Any], most: int) -> list[Any]:
@@ -142,20 +137,15 @@ def number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "-" if value is None else str(value)
 
 
-def is_number(value: object) -> bool:
-    """Returns whether a value of metrics.jsonl can be drawn."""
-    return isinstance(value, int | float)
-
-
 def summarize(run: Run) -> dict[str, str]:
     """Returns what one wants to know first of a run, by name."""
     last = run.lines[-1]
-    scores = [line["alignment"] for line in run.lines if is_number(line.get("alignment"))]
-    speeds = [line["images_per_second"] for line in run.lines if is_number(line.get("images_per_second"))]
+    known = lambda name: [line[name] for line in run.lines if line.get(name) is not None]
+    scores, speeds = known("alignment"), known("images_per_second")
     return {
         "steps": f"{last['step']:,} of {number(run.settings.get('steps'))}",
         "images": number(last.get("images")),
-        "hours in all": f"{sum(seconds_spent(last).values()) / 3600:.2f}",
+        "hours in all": f"{sum(last.get('seconds', {}).values()) / 3600:.2f}",
         "images per second, median": f"{np.median(speeds):.1f}" if speeds else "-",
         "alignment, last": f"{scores[-1]:.3f}" if scores else "-",
         "alignment, best": f"{max(scores):.3f}" if scores else "-",
@@ -178,17 +168,9 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def seconds_spent(line: Mapping[str, Any]) -> dict[str, float]:
-    """Returns a line's seconds, by what they were spent on."""
-    seconds = line.get("seconds")
-    if not isinstance(seconds, dict):
-        return {}
-    return {str(name): float(value) for name, value in seconds.items() if is_number(value)}
-
-
 def cost(line: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns what the run's time was spent on, the most first: name, seconds and fraction."""
-    spent = seconds_spent(line)
+    spent = line.get("seconds", {})
     total = max(sum(spent.values()), 1e-9)
     most_first = sorted(spent.items(), key=lambda item: -item[1])
     return [(name, f"{value:,.0f}", f"{100 * value / total:.1f} %") for name, value in most_first]
@@ -228,7 +210,7 @@ def draw_charts(runs: Sequence[Run]) -> Iterator[tuple[str, Any]]:
 
 def points(lines: Sequence[Line], x: str, y: str) -> list[tuple[float, float]]:
     """Returns the points of a curve; none if all are 0, as for a penalty that is off."""
-    found = [(line[x], line[y]) for line in lines if is_number(line.get(x)) and is_number(line.get(y))]
+    found = [(line[x], line[y]) for line in lines if None not in (line.get(x), line.get(y))]
     return found if any(value for _, value in found) else []
 
 
