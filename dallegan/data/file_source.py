@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dallegan.data.source import Example, Source, spread
+from dallegan.data.source import OTHERS, Example, Source, by_reason, spread
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.image import ImageError
 
@@ -19,6 +19,7 @@ SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif", ".jxl", ".jp2"),
 }
+MAX_NAMED = 10_000  # names in `skipped`
 MAX_UNREADABLE = 1000  # unreadable images in a row that end the run
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # waits before an image is read again after an error that may pass
 
@@ -42,6 +43,7 @@ class FileSource(Source):
         self.size = size  # side of an image, pixels
         self._reasons: dict[str, str] = {}  # several threads add to it, one item at a time, which is atomic
         self.skipped = self._reasons
+        self._unnamed = 0
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
@@ -62,17 +64,22 @@ class FileSource(Source):
         ...
 
     def skip(self, name: str, reason: str | Exception) -> None:
-        """Records in `skipped` why something cannot be used; the first reason stays."""
+        """Records in `skipped` why something cannot be used; the first reason stays.
+
+        From 10,000 names on, only their number is recorded.
+        """
         if isinstance(reason, OSError) and reason.strerror:
             reason = reason.strerror  # without the number and the path
-        self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
+        if len(self._reasons) < MAX_NAMED or name in self._reasons:
+            self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
+        else:
+            self._unnamed += 1
+            self._reasons[OTHERS] = f"{self._unnamed} more, not named here"
 
     def first_skipped(self) -> str:
         """Returns the end of an error message: what was skipped, or "" for nothing."""
-        if not self.skipped:
-            return ""
-        name, reason = min(self.skipped.items())
-        return f"; {len(self.skipped)} skipped, the first is {name}: {reason}"
+        reasons = by_reason(self.skipped)
+        return f"; skipped: {'; '.join(reasons[:4])}" if reasons else ""
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
         """Returns an image, one of its captions, and as the false one a caption of another image.
