@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from dallegan.data.captions import captions_in_json, captions_in_object, captions_in_text, fields_of
-from dallegan.data.file_source import SUFFIXES, FileSource, UnusableRecord
+from dallegan.data.file_source import JUNK, SUFFIXES, FileSource, UnusableRecord
 from dallegan.data.rows import image_of, read_rows
 from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
 from dallegan.io.files import open_regular, read_file
@@ -23,7 +23,6 @@ from dallegan.io.image import ImageError, read_image
 KEEP_BYTES = 2 * 2**30  # decoded images up to this are kept in memory; more are decoded again at each use
 BESIDE = {".txt": captions_in_text, ".caption": captions_in_text, ".json": captions_in_json}
 METADATA = {f"metadata{suffix}" for suffix in (".jsonl", ".json", ".json1", ".ndjson", ".csv", ".tsv")}
-LEFT_BY_SYSTEMS = ("._", ".DS_Store", "__MACOSX")  # beginnings of names
 NOT_READ = {
     **dict.fromkeys((".zip", ".7z", ".rar", ".gz", ".tgz"), "an archive: unpack it"),
     ".tar": "a tar: --data.source webdataset:PATH reads it",
@@ -56,11 +55,11 @@ class Folder(FileSource):
             message = f"cannot read {error.filename or path}: {error.strerror}"
             raise as_user_error(error, message) from None
         self.files = sorted(p for p, texts in captions.items() if texts)
-        are_captioned = bool(self.files)
         self._images = self._decode(threads) if check else None  # uint8[images, size, size, 3], if they fit
         if not self.files:
-            how = "" if are_captioned else "; captions are in metadata.jsonl, metadata.csv or .txt files"
-            raise UserError(f"no captioned images in {path}{self.first_skipped()}{how}")
+            how = "; give them a metadata.jsonl, metadata.csv or .txt files"
+            is_bare = set(self.skipped.values()) <= {"no caption"}
+            raise UserError(f"no captioned images in {path}{self.first_skipped()}{how * is_bare}")
         self._captions = [captions[p] for p in self.files]
 
     def _relative(self, path: pathlib.Path) -> str:
@@ -86,7 +85,7 @@ class Folder(FileSource):
                 continue
             for entry in entries:
                 path = folder / entry.name
-                if entry.name.startswith(LEFT_BY_SYSTEMS):
+                if JUNK.search(f"{entry.name}/"):
                     continue
                 about = path if entry.is_symlink() else entry  # what knows its kind already, for speed
                 if about.is_dir():
@@ -145,7 +144,7 @@ class Folder(FileSource):
                 else:
                     try:
                         captions[image] += (texts := captions_in_object(row))
-                        reason = "" if texts else f"no text: the fields are {fields_of(row)}"
+                        reason = "" if texts else f"no caption: the fields are {fields_of(row)}"
                     except UnusableRecord as error:
                         reason = error
                 if reason:

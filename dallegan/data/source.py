@@ -14,6 +14,7 @@ import numpy as np
 from dallegan.errors import UserError
 
 OTHERS = "(others)"  # the name in `skipped` whose reason is how many more there are
+MAX_REASONS = 20  # in a report
 REPORTED = 256  # examples whose captions are looked at for a report
 
 
@@ -73,7 +74,7 @@ def describe(source: Source) -> list[str]:
 
     No image is decoded. The captions are those of the first examples, if the source tells them without.
     """
-    count = f"{len(source)} images"
+    count = f"images {len(source)}"
     if type(source).captions is not Source.captions:
         looked = min(len(source), REPORTED)
         try:
@@ -83,8 +84,8 @@ def describe(source: Source) -> list[str]:
         scripts = collections.Counter(map(script_of, captions)).most_common(4)
         shares = ", ".join(f"{script} {number / len(captions):.0%}" for script, number in scripts)
         of = "" if looked == len(source) else f" of the first {looked}"
-        count += f", {len(captions)} captions{of}" + f" ({shares})" * bool(shares)
-    return [f"data: {count}", *(f"data: skipped {line}" for line in by_reason(source.skipped))]
+        count += f", captions{of} {len(captions)}" + f" ({shares})" * bool(shares)
+    return [f"data: {count}", *(f"data: skipped {line}" for line in by_reason(source.skipped)[:MAX_REASONS])]
 
 
 def script_of(text: str) -> str:
@@ -105,7 +106,9 @@ def by_reason(skipped: Mapping[str, str]) -> list[str]:
     for name, reason in sorted(reasons.items()):
         groups.setdefault(re.sub(r"\d+", "N", reason.partition(": ")[0]), []).append(name)
     lines = []
-    for names in sorted(groups.values(), key=len, reverse=True):
+    # "no caption" and "no image" often follow from another reason
+    rank = lambda kind: (kind in ("no caption", "no image"), -len(groups[kind]))
+    for names in (groups[kind] for kind in sorted(groups, key=rank)):
         named = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         lines.append(f"{len(names)} x {reasons[names[0]]} ({named})")
     return lines + [others] * bool(others)
