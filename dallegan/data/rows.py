@@ -66,7 +66,8 @@ def read_lines(file: IO[bytes], encoding: str = "") -> Iterator[Line]:
             else:
                 yield number, line
     finally:
-        text.detach()
+        if not file.closed:
+            text.detach()
 
 
 def read_rows(file: IO[bytes], encoding: str = "") -> Iterator[Numbered]:
