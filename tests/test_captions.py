@@ -197,6 +197,12 @@ NAMED = {
         DOG,
         {"metadata.jsonl:1": "U+FFFD"},
     ),
+    "list in a line": (
+        "metadata.json",
+        json.dumps([{"file_name": "x"}, *ROWS, 7]),
+        CAT | DOG,
+        {"metadata.json:1": "no image: x", "metadata.json:4": "not a JSON object"},
+    ),
     "null": ("metadata.jsonl", LINES.replace('"a cat"', "null"), DOG, {"metadata.jsonl:1": "no caption"}),
 }
 

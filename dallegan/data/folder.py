@@ -132,6 +132,7 @@ class Folder(FileSource):
 
     def _read_metadata(self, path: pathlib.Path, by_name: dict, captions: dict) -> None:
         """Adds the captions of a file of metadata."""
+        folder = str(path.parent)
         with open_regular(path) as file:
             for line, row in read_rows(file, self._encoding):
                 reason: str | UnusableRecord = ""
@@ -139,7 +140,7 @@ class Folder(FileSource):
                     reason = row
                 elif not (name := image_of(row)):
                     reason = f"no file_name: the fields are {fields_of(row)}"
-                elif not (image := self._find(path.parent, name, by_name)):
+                elif not (image := _find(folder, name, by_name)):
                     reason = f"no image: {name[:200]}"
                 else:
                     try:
@@ -149,14 +150,6 @@ class Folder(FileSource):
                         reason = error
                 if reason:
                     self.skip(f"{self._relative(path)}:{line}", reason)
-
-    def _find(self, folder: pathlib.Path, name: str, by_name: dict) -> pathlib.Path | None:
-        """Returns the image of a name in metadata, never one outside of this folder."""
-        for each in (name, name.replace("\\", "/")):
-            path = os.path.normpath(folder / each)
-            if found := by_name.get(path) or by_name.get(_composed(path)):
-                return found
-        return None
 
     def _decode(self, threads: int) -> np.ndarray | None:
         """Drops the `files` that cannot be decoded; returns the images if they fit into memory."""
@@ -202,6 +195,15 @@ class Folder(FileSource):
 
 def _is_metadata(path: pathlib.Path) -> bool:
     return path.name.lower() in METADATA
+
+
+def _find(folder: str, name: str, by_name: dict[str, pathlib.Path]) -> pathlib.Path | None:
+    """Returns the image that metadata in a folder name; it is one of `by_name`, whatever the name is."""
+    for each in dict.fromkeys((name, name.replace("\\", "/"))):  # the second is of Windows
+        path = os.path.normpath(os.path.join(folder, each))
+        if found := by_name.get(path) or by_name.get(_composed(path)):
+            return found
+    return None
 
 
 def _stem(path: pathlib.Path) -> str:
