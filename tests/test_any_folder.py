@@ -148,7 +148,7 @@ def profile(examples):
     )
 
 
-@profile(400)
+@profile(200)
 @given(st.data())
 def test_any_folder(data):
     with tempfile.TemporaryDirectory() as root:

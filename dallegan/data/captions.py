@@ -33,7 +33,7 @@ def clean_captions(value: object) -> list[str]:
         if type(item) is int or (isinstance(item, float) and math.isfinite(item)):
             item = str(item)  # in CSV they are text anyway
         if isinstance(item, str):
-            text = re.sub(r"[\0-\x1f\x7f-\x9f\u2028\u2029]+", " ", item[: 2 * MAX_CAPTION])
+            text = re.sub(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ufeff]+", " ", item[: 2 * MAX_CAPTION])
             captions.append(text.encode("utf-8", "replace").decode().strip()[:MAX_CAPTION].strip())
     if any("\ufffd" in text for text in captions):
         raise UnusableRecord("a caption with U+FFFD: it was saved in a wrong encoding")

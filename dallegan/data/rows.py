@@ -26,6 +26,7 @@ IMAGE_FIELDS = (
     "file_name", "filename", "file", "image", "image_file_name", "image_file", "image_path", "image_name",
     "file_path", "filepath", "path", "img",
 )  # fmt: skip
+MISPLACED = "a quotation mark at a wrong place: inside a caption in quotation marks it is doubled"
 DELIMITERS = ",\t;|"
 Line = tuple[int, str | UnusableRecord]  # its number from 1 on, and what is written there
 Numbered = tuple[int, Row | UnusableRecord]  # the number of its first line, and what the row is
@@ -181,7 +182,7 @@ def _csv_rows(lines: Iterator[Line]) -> Iterator[Numbered]:
                         line += further[1]
                         continue
                 waiting.extendleft(reversed(following))
-                yield number, UnusableRecord("a quotation mark that is not closed" if is_open else str(error))
+                yield number, UnusableRecord("a quotation mark that is not closed" if is_open else MISPLACED)
                 break
 
 
@@ -205,13 +206,13 @@ def _fields(line: str, delimiter: str, strict: bool = False) -> list[str]:
     rows = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=strict)
     fields = next(rows, [])
     if strict and any(rows):
-        raise csv.Error("a quotation mark at a wrong place")
+        raise csv.Error(MISPLACED)
     return fields
 
 
 def _row(fields: list[str], names: list[str]) -> Row | UnusableRecord:
-    """Returns the fields by their names, as a list if several columns have that name. {} for a comment."""
-    if len(fields) == 1 and fields[0].startswith("#"):
+    """Returns the fields by their names, as a list if several columns have that name. {} for none."""
+    if not any(fields) or (len(fields) == 1 and fields[0].startswith("#")):  # empty, or a comment
         return {}
     if any(field.strip() for field in fields[len(names) :]):
         return UnusableRecord("more fields than columns: put captions with delimiters into quotation marks")
