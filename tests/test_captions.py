@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dallegan.commands import prepare
 from dallegan.commands.sample import Args, count_prompts, main, read_prompts
 from dallegan.data import file_source, rows
 from dallegan.data.captions import (
@@ -442,7 +443,17 @@ def test_a_report_makes_no_images():
         def example(self, index, rng: np.random.Generator):
             raise AssertionError("an image is made")
 
-    assert describe(Squares()) == ["data: images 1000000000"]
+    assert describe(Squares()) == ["data: images without end"]
+
+
+def test_prepare_reports_what_it_found(tmp_path, capsys):
+    texts = "".join(f"a cat that says {chr(97 + i % 26) * (i % 9)}\n" for i in range(400))
+    opened(tmp_path / "in", {"a.png": None, "a.txt": texts, "b\x1b.png": None})
+    out = tmp_path / "out"
+    job = prepare.start_job(prepare.Args(f"folder:{tmp_path / 'in'}", str(out), 8, vocab=300), out)
+    assert job.skipped == {"b\x1b.png": "no caption"}
+    reported = f"data: images 1, captions {len(set(texts.split(chr(10))) - {''})} (Latin 100%)\ndata: skipped 1 x no caption (b\\x1b.png)\n"
+    assert capsys.readouterr().err == reported
 
 
 def test_prompts_of_a_file_are_decoded_or_refused(tmp_path, monkeypatch):

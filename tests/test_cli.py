@@ -93,7 +93,9 @@ def test_sample_refuses(args, message, empty, monkeypatch, dallegan):
 
 
 def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, dallegan):
-    give = lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    give = lambda text: monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text)))
+    )
     give(b" \n\n")
     assert dallegan("sample", "-", "--out", tmp_path) == (
         2,
