@@ -60,6 +60,14 @@ def table(rows, kind, delimiter, keys, has_header):
     return json.dumps(objects, indent=1, ensure_ascii=kind == "list")
 
 
+def opened(root, encoding):
+    """(source, "") or (None, message)."""
+    try:
+        return Folder(str(root), 8, encoding=encoding), ""
+    except UserError as error:
+        return None, str(error)
+
+
 def check(data, root):
     """Makes a folder, opens it, and looks for what was lost."""
     draw = data.draw
@@ -94,13 +102,8 @@ def check(data, root):
         write(root / "ok.png", "", "utf-8")
         (root / "ok.png").write_bytes(WHOLE)
         write(root / "ok.txt", "fine", "utf-8")
-    try:
-        source = Folder(str(root), 8, encoding=draw(st.sampled_from(["", "", "gbk", "latin-1"])))
-    except UserError as error:
-        message = str(error)
-    else:
-        message = ""
-    if message:
+    source, message = opened(root, draw(st.sampled_from(["", "", "gbk", "latin-1"])))
+    if source is None:
         assert message.startswith("no captioned images in ")
         assert "\n" not in message
         return

@@ -243,7 +243,9 @@ def test_prepare_reports_what_it_found(tmp_path, capsys):
     out = tmp_path / "out"
     job = prepare.start_job(prepare.Args(f"folder:{tmp_path / 'in'}", str(out), 8, vocab=300), out)
     assert job.skipped == {"b\x1b.png": "no caption"}
-    reported = f"data: images 1, captions {len(set(texts.split(chr(10))) - {''})} (Latin 100%)\ndata: skipped 1 x no caption (b\\x1b.png)\n"
+    count = len(set(texts.split("\n"))) - 1
+    skipped = "data: skipped 1 x no caption (b\\x1b.png)\n"
+    reported = f"data: images 1, captions {count} (Latin 100%)\n{skipped}"
     assert capsys.readouterr().err == reported
 
 
