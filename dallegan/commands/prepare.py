@@ -38,11 +38,12 @@ from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import VERSION, local_path, read_manifest
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.data.pipeline import TOKENIZER_EXAMPLES, make_source
-from dallegan.data.source import Source
+from dallegan.data.source import ENDLESS, Source, describe
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
 from dallegan.io.files import lock_byte, write_atomic, writing
 from dallegan.io.image import ImageError
+from dallegan.io.text import shown
 from dallegan.tokenizer import Tokenizer
 
 # JPEG without chroma subsampling (4:4:4)
@@ -52,7 +53,6 @@ ENCODING: dict[str, dict[str, int]] = {
     "webp": {"quality": 95},
 }
 UNFINISHED_TOKENIZER = ".tokenizer.model"  # its name until all shards are written
-ENDLESS = 10**9  # images from which on a source needs --limit
 PLAN_BYTE = 2**40  # byte of `.claims` that is locked while the plan is made
 
 
@@ -250,6 +250,8 @@ def start_job(args: Args, out: pathlib.Path) -> Job:
     data = DataConfig(source=args.src, size=args.size, threads=args.workers or cores())
     source = make_source(Config(data=data), check=False)
     skipped = dict(source.skipped)  # a copy: what is skipped later is in the notes of the shards
+    for line in describe(source):
+        print(shown(line, 1000), file=sys.stderr)
     if len(source) > ENDLESS and not args.limit:
         raise UserError(f"{args.src} has no end: say how many images, for example --limit 100000")
     plan |= {"read": min(args.limit or len(source), len(source))}

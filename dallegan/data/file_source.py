@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,16 +10,22 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dallegan.data.source import Example, Source, spread
+from dallegan.data.source import OTHERS, Example, Source, by_reason, spread
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.image import ImageError
-from dallegan.tokenizer import is_blank
 
 T = TypeVar("T")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+UNREAD = {".heic", ".heif", ".hif", ".jxl", ".jp2", ".svg", ".psd"}  # image formats that are not read
+# names of images; `read_image` says of a kind that it does not read that it does not
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".avif", *UNREAD),
+}
+# files beside a user's own: macOS's, a NAS's thumbnails, headers that an old tar has unpacked as files
+JUNK = re.compile(r"(^|/)(\._|__MACOSX/|\.AppleDouble/|PaxHeaders?(\.\d+)?/|@eaDir/)")
+MAX_NAMED = 10_000  # names in `skipped`
 MAX_UNREADABLE = 1000  # unreadable images in a row that end the run
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # waits before an image is read again after an error that may pass
-MAX_CAPTION = 10_000  # characters kept of a caption; no model reads more
 
 
 class UnusableRecord(ValueError):
@@ -40,6 +47,7 @@ class FileSource(Source):
         self.size = size  # side of an image, pixels
         self._reasons: dict[str, str] = {}  # several threads add to it, one item at a time, which is atomic
         self.skipped = self._reasons
+        self._unnamed = 0
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
@@ -60,17 +68,22 @@ class FileSource(Source):
         ...
 
     def skip(self, name: str, reason: str | Exception) -> None:
-        """Records in `skipped` why something cannot be used; the first reason stays."""
+        """Records in `skipped` why something cannot be used; the first reason stays.
+
+        From 10,000 names on, only their number is recorded.
+        """
         if isinstance(reason, OSError) and reason.strerror:
             reason = reason.strerror  # without the number and the path
-        self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
+        if len(self._reasons) < MAX_NAMED or name in self._reasons:
+            self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
+        else:
+            self._unnamed += 1
+            self._reasons[OTHERS] = f"{self._unnamed} more, not named here"
 
     def first_skipped(self) -> str:
         """Returns the end of an error message: what was skipped, or "" for nothing."""
-        if not self.skipped:
-            return ""
-        name, reason = min(self.skipped.items())
-        return f"; {len(self.skipped)} skipped, the first is {name}: {reason}"
+        reasons = by_reason(self.skipped)
+        return f"; skipped: {'; '.join(reasons[:4])}" if reasons else ""
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
         """Returns an image, one of its captions, and as the false one a caption of another image.
@@ -82,7 +95,11 @@ class FileSource(Source):
         if not others:
             return Example(image, caption, caption)
         other = (index + 1 + int(rng.integers(others))) % len(self)
-        return Example(image, caption, _choose(self._first_readable(other, self.captions_of, index)[1], rng))
+        try:
+            false = self._first_readable(other, self.captions_of, index)[1]
+        except UserError:  # it is the only usable image
+            false = [caption]
+        return Example(image, caption, _choose(false, rng))
 
     def _first_readable(self, index: int, read: Callable[[int], T], leave_out: int = -1) -> tuple[int, T]:
         """Returns (i, read(i)) for the first readable i from `index` on; wraps around, omits `leave_out`."""
@@ -125,17 +142,6 @@ class FileSource(Source):
 
 def _choose(captions: list[str], rng: np.random.Generator) -> str:
     return captions[int(rng.integers(len(captions)))]
-
-
-def clean_captions(text: object) -> list[str]:
-    """Returns the usable captions in a string or a list of strings, each once.
-
-    Blank ones are left out, also those of invisible characters alone. What has no UTF-8 form is replaced by
-    "?", and only the first 10,000 characters are kept.
-    """
-    strings = [t for t in (text if isinstance(text, list) else [text]) if isinstance(t, str)]
-    captions = [t.encode("utf-8", "replace").decode().strip()[:MAX_CAPTION] for t in strings]
-    return list(dict.fromkeys(t for t in captions if not is_blank(t)))
 
 
 class FileCache(Generic[T]):

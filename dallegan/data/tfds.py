@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
 from dallegan.data.arrayrecord import classify, local_path
-from dallegan.data.file_source import FileSource, UnusableRecord, clean_captions
+from dallegan.data.captions import clean_captions
+from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.errors import UserError
 from dallegan.io.image import read_image
 

@@ -20,7 +20,8 @@ from typing import IO, Any, cast
 import bracex
 import numpy as np
 
-from dallegan.data.file_source import SUFFIXES, FileCache, FileSource, UnusableRecord, clean_captions
+from dallegan.data.captions import clean_captions
+from dallegan.data.file_source import SUFFIXES, FileCache, FileSource, UnusableRecord
 from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
 from dallegan.io.files import filesystem, reading
 from dallegan.io.image import read_image
