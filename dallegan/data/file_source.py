@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,13 @@ from dallegan.io.image import ImageError
 from dallegan.tokenizer import is_blank
 
 T = TypeVar("T")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib"),
+    *(".gif", ".tif", ".tiff", ".avif"),
+}
+UNREAD = {".heic", ".heif", ".hif", ".jxl", ".jp2", ".svg", ".psd"}  # image formats that are not read
+# files beside a user's own: macOS's, a NAS's thumbnails, headers that an old tar has unpacked as files
+JUNK = re.compile(r"(^|/)(\._|__MACOSX/|\.AppleDouble/|PaxHeaders?(\.\d+)?/|@eaDir/)")
 MAX_UNREADABLE = 1000  # unreadable images in a row that end the run
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # waits before an image is read again after an error that may pass
 MAX_CAPTION = 10_000  # characters kept of a caption; no model reads more
@@ -82,7 +89,11 @@ class FileSource(Source):
         if not others:
             return Example(image, caption, caption)
         other = (index + 1 + int(rng.integers(others))) % len(self)
-        return Example(image, caption, _choose(self._first_readable(other, self.captions_of, index)[1], rng))
+        try:
+            false = self._first_readable(other, self.captions_of, index)[1]
+        except UserError:  # it is the only usable image
+            false = [caption]
+        return Example(image, caption, _choose(false, rng))
 
     def _first_readable(self, index: int, read: Callable[[int], T], leave_out: int = -1) -> tuple[int, T]:
         """Returns (i, read(i)) for the first readable i from `index` on; wraps around, omits `leave_out`."""

@@ -20,6 +20,7 @@ from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 from dallegan.data.arrayrecord import classify, local_path
 from dallegan.data.file_source import FileSource, UnusableRecord, clean_captions
 from dallegan.errors import UserError
+from dallegan.io.files import parse_object, read_file
 from dallegan.io.image import read_image
 
 OPTIONS = {"split": "train", "image": "", "text": "", "data_dir": ""}
@@ -56,7 +57,7 @@ def find_prepared(name: str, data_dir: str) -> pathlib.Path:
         folder = root / data_set
         metadata = folder / ".config" / "metadata.json"  # of all configurations
         if metadata.is_file():
-            folder /= json.loads(metadata.read_text("utf-8")).get("default_config_name") or ""
+            folder /= str(parse_object(read_file(metadata)).get("default_config_name") or "")
         children = [p for p in folder.iterdir() if (p / "features.json").is_file()] if folder.is_dir() else []
         versions = [tfds.core.Version(p.name) for p in children if tfds.core.Version.is_valid(p.name)]
         if fitting := [version for version in versions if not wanted or matches(version, wanted)]:
@@ -96,7 +97,7 @@ def class_names(value: Any) -> Iterator[str]:
 
 def check_classes(folder: pathlib.Path) -> None:
     """Raises UserError if features.json names a class outside TFDS, whose module TFDS would import."""
-    for name in class_names((folder / "features.json").read_text("utf-8")):
+    for name in class_names(read_file(folder / "features.json", 2**26).decode()):
         if "." in name and not name.startswith("tensorflow_datasets."):
             raise UserError(
                 f"tfds: a feature is of the class {name}, whose code would have to be run: prepare the "
