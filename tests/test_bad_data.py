@@ -17,7 +17,8 @@ from test_tfds import Toy
 from test_webdataset import image_file, sample, write_tar
 
 from dallegan.data.arrayrecord import ArrayRecord
-from dallegan.data.file_source import MAX_CAPTION, READ_ERRORS, clean_captions
+from dallegan.data.captions import MAX_CAPTION, clean_captions
+from dallegan.data.file_source import READ_ERRORS
 from dallegan.data.folder import Folder
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.data.tfds import Tfds

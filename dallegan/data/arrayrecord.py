@@ -12,7 +12,8 @@ import msgpack
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from dallegan.data.file_source import FileCache, FileSource, UnusableRecord, clean_captions
+from dallegan.data.captions import clean_captions
+from dallegan.data.file_source import FileCache, FileSource, UnusableRecord
 from dallegan.errors import UserError
 from dallegan.io.files import parse_object, read_file
 from dallegan.io.image import read_image

@@ -13,19 +13,18 @@ import numpy as np
 from dallegan.data.source import Example, Source, spread
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.image import ImageError
-from dallegan.tokenizer import is_blank
 
 T = TypeVar("T")
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib"),
-    *(".gif", ".tif", ".tiff", ".avif"),
-}
 UNREAD = {".heic", ".heif", ".hif", ".jxl", ".jp2", ".svg", ".psd"}  # image formats that are not read
+# names of images; `read_image` says of a kind that it does not read that it does not
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".avif", *UNREAD),
+}
 # files beside a user's own: macOS's, a NAS's thumbnails, headers that an old tar has unpacked as files
 JUNK = re.compile(r"(^|/)(\._|__MACOSX/|\.AppleDouble/|PaxHeaders?(\.\d+)?/|@eaDir/)")
 MAX_UNREADABLE = 1000  # unreadable images in a row that end the run
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # waits before an image is read again after an error that may pass
-MAX_CAPTION = 10_000  # characters kept of a caption; no model reads more
 
 
 class UnusableRecord(ValueError):
@@ -136,17 +135,6 @@ class FileSource(Source):
 
 def _choose(captions: list[str], rng: np.random.Generator) -> str:
     return captions[int(rng.integers(len(captions)))]
-
-
-def clean_captions(text: object) -> list[str]:
-    """Returns the usable captions in a string or a list of strings, each once.
-
-    Blank ones are left out, also those of invisible characters alone. What has no UTF-8 form is replaced by
-    "?", and only the first 10,000 characters are kept.
-    """
-    strings = [t for t in (text if isinstance(text, list) else [text]) if isinstance(t, str)]
-    captions = [t.encode("utf-8", "replace").decode().strip()[:MAX_CAPTION] for t in strings]
-    return list(dict.fromkeys(t for t in captions if not is_blank(t)))
 
 
 class FileCache(Generic[T]):

@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dallegan.data.file_source import SUFFIXES, FileSource, clean_captions
+from dallegan.data.captions import clean_captions
+from dallegan.data.file_source import SUFFIXES, FileSource
 from dallegan.errors import TransientError, UserError, is_permanent
 from dallegan.io.image import ImageError, read_image
 
