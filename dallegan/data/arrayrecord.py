@@ -50,7 +50,9 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is of version {manifest['version']}, newer than this dallegan reads ({VERSION})"
         )
-    if any(type(manifest.get(name)) is not kind for name, kind in FIELDS.items()):
+    skipped = manifest.setdefault("skipped", {})
+    counted = isinstance(skipped, dict) and all(type(count) is int for count in skipped.values())
+    if not counted or any(type(manifest.get(name)) is not kind for name, kind in FIELDS.items()):
         raise UserError(f"{path} is damaged, or not one that `dallegan prepare` wrote")
     for shard in manifest["shards"]:
         numbers = [shard.get(key) for key in ("pictures", "bytes")] if isinstance(shard, dict) else []
@@ -74,6 +76,8 @@ def open_shard(path: str) -> Any:
 
 def classify(error: Exception) -> OSError | UnusableRecord:
     """Returns a reader's or a decoder's error as OSError if the disk failed, else as an UnusableRecord."""
+    if isinstance(error, UnusableRecord):
+        return error
     # array_record reports the system's errors as "read() failed: ..."
     of_disk = isinstance(error, OSError) or re.match(r"(open|fstat|lseek|p?read)\(\) failed: ", str(error))
     return OSError(str(error)) if of_disk else UnusableRecord(f"damaged: {type(error).__name__}: {error}")

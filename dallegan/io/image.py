@@ -57,7 +57,7 @@ FOREIGN = (
     (rb"%PDF|%!PS", f"PDF or PostScript {CONVERT} pdftoppm"),
     (rb"(?i:\s*<(?:!doctype html|html))", "a web page, perhaps a server's error, saved under this name"),
     (rb"(?s:\s*<(?:svg|\?xml.*<svg))", f"SVG {CONVERT} rsvg-convert"),
-    (rb"PK\3\4|7z\xbc\xaf|Rar!", "a zip, 7z or rar archive: unpack it"),
+    (rb"PK\x03\x04|7z\xbc\xaf|Rar!", "a zip, 7z or rar archive: unpack it"),
 )
 FONT = pathlib.Path(__file__).parent.parent / "assets" / "NotoSansSC-subset.ttf"
 FONT_SIZE, GAP, LINE = 15, 4, 20  # of `grid`, in pixels
@@ -104,9 +104,10 @@ def _decode(data: bytes, size: int) -> Image.Image:
     """Returns the upright RGB image of a file, reduced in part if it is large."""
     with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            most = f"{MAX_PIXELS // 10**6} million, or a side over {MAX_SIDE}"
-            raise ImageError(f"{width}x{height} pixels, more than {most}")
+        most = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS  # its decoder holds four copies
+        if width * height > most or max(width, height) > MAX_SIDE:
+            limit = f"{most // 10**6} million, or a side over {MAX_SIDE}"
+            raise ImageError(f"{width}x{height} pixels, more than {limit}")
         if data.startswith(b"\xff\xd8") and (scans := _scans(data)) * width * height > MAX_SCANS * MAX_PIXELS:
             raise ImageError(f"a JPEG of {width}x{height} pixels in {scans} scans, too many to decode")
         image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size

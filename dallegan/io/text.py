@@ -21,13 +21,13 @@ def find_encoding(head: bytes, encoding: str = "") -> str:
     return next((name for mark, name in MARKS if head.startswith(mark)), encoding or "utf-8")
 
 
-def check_encoding(encoding: str) -> None:
+def check_encoding(encoding: str, flag: str = "--data.encoding") -> None:
     """Raises UserError unless Python knows an encoding of that name that decodes bytes to text."""
     try:
         b"".decode(encoding or "utf-8")
     except (LookupError, ValueError):
         known = "utf-8, gbk, gb18030, big5, shift_jis, cp1252, latin-1 or utf-16-le"
-        raise UserError(f"--data.encoding {encoding}: no such encoding; for example {known}") from None
+        raise UserError(f"{flag} {encoding}: no such encoding; for example {known}") from None
 
 
 def decode(data: bytes, encoding: str = "") -> str:
