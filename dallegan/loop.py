@@ -13,11 +13,12 @@ import jax
 
 from dallegan.config import Config, check, conflicts
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
-from dallegan.data.source import Source
+from dallegan.data.source import Source, describe
 from dallegan.errors import UserError
 from dallegan.evaluation.obedience import make_quick
 from dallegan.io.files import writing
 from dallegan.io.image import grid, save_png
+from dallegan.io.text import shown
 from dallegan.optim import make_optimizer
 from dallegan.parallel import check_devices, make_runner
 from dallegan.run import workdir as directory
@@ -79,9 +80,10 @@ def train(config: Config, source: Source | None = None) -> None:
         if not all_agree((workdir / directory.TOKENIZER).exists()):
             hint = "all processes must see the same directory; name one on a file system that they share"
             raise UserError(f"--workdir {workdir}: {hint}")
-        if skipped := directory.write_skipped(workdir, source.skipped):
-            names = f"{workdir}/skipped*.log has their names"
-            print(f"{skipped} files skipped, {len(source)} images kept; {names}", file=sys.stderr)
+        for line in describe(source) if is_main() else ():
+            print(shown(line, 1000), file=sys.stderr)
+        if directory.write_skipped(workdir, source.skipped):
+            print(f"data: {workdir}/skipped*.log names what was skipped", file=sys.stderr)
         tokenizer = load_tokenizer(workdir / directory.TOKENIZER, config.text)
         gan = make_gan(config, tokenizer.size)
         runner = make_runner(gan, make_optimizer(gan, config.optim, config.steps), config)

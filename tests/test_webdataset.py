@@ -285,11 +285,11 @@ def test_an_image_in_a_format_that_is_not_read_leaves_the_one_beside_it(tmp_path
 
 
 def test_many_names_without_images_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("dallegan.data.webdataset.MAX_ALONE", 5)
+    monkeypatch.setattr("dallegan.data.file_source.MAX_NAMED", 5)
     write_tar(tmp_path / "a.tar", [*sample(0), *((f"{i}.json", b"{}") for i in range(12))])
     source = WebDataset(str(tmp_path), 16)
     assert len(source.skipped) == 6
-    assert source.skipped["a.tar"] == "7 further names without an image or a caption"
+    assert source.skipped["(others)"] == "7 more, not named here"
 
 
 def test_a_server_that_ignores_the_range_is_found_out(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import MAX_MANIFEST, VERSION, local_path, read_manifest
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.data.pipeline import TOKENIZER_EXAMPLES, make_source
-from dallegan.data.source import Source
+from dallegan.data.source import Source, describe
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
 from dallegan.io.files import lock_byte, parse_object, read_file, write_atomic, writing
@@ -263,6 +263,8 @@ def start_job(args: Args, out: pathlib.Path) -> Job:
     data = DataConfig(source=args.src, size=args.size, threads=threads, encoding=args.encoding)
     source = make_source(Config(data=data), check=False)
     skipped = dict(source.skipped)  # a copy: what is skipped later is in the notes of the shards
+    for line in describe(source):
+        print(shown(line, 1000), file=sys.stderr)
     if len(source) > ENDLESS and not args.limit:
         raise UserError(f"{args.src} has no end: say how many images, for example --limit 100000")
     plan |= {"read": min(args.limit or len(source), len(source))}
@@ -360,8 +362,8 @@ def main(argv: Sequence[str]) -> None:
     skipped = sum(manifest["skipped"].values())
     folder = shown(out)
     print(
-        f"{folder} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} "
-        f"px in {len(manifest['shards'])} shards. "
+        f"{folder} {'was' if complete else 'is'} complete: {manifest['pictures']} images of "
+        f"{manifest['size']} px in {len(manifest['shards'])} shards. "
         + (f"{skipped} were skipped, named in {folder}/skipped.log. " if skipped else "")
         + f"Train on them: dallegan train --data.source arrayrecord:{folder} --data.size {manifest['size']}"
     )

@@ -23,9 +23,12 @@ from dallegan.commands.save_images import (
     write_grid,
     write_images,
 )
+from dallegan.data.file_source import UnusableRecord
+from dallegan.data.rows import read_lines
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
 from dallegan.io.image import Format
+from dallegan.io.text import check_encoding
 from dallegan.sampling import DEFAULT, load
 from dallegan.tokenizer import is_blank
 
@@ -49,7 +52,8 @@ class Args:
 
     prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PROMPT...")] = ()
     """captions, Chinese or English; - reads them from stdin"""
-    file: pathlib.Path | None = None  # a text file of more prompts, one a line, UTF-8
+    file: pathlib.Path | None = None  # a text file of more prompts, one a line
+    encoding: str = ""  # of the text file and of stdin without a byte order mark, for example gbk; "": utf-8
     model: ModelName = DEFAULT
     n: int = 4  # images per prompt
     seed: int = 0  # the same seed gives the same images
@@ -82,22 +86,25 @@ def check(args: Args) -> None:
         raise UserError(f"no prompt: say what to draw, for example: {example}")
 
 
-def read_prompts(file: pathlib.Path | None) -> Iterator[str]:
+def read_prompts(file: pathlib.Path | None, encoding: str = "") -> Iterator[str]:
     """Yields the prompts of a file, or of stdin if `file` is None, one a line. Raises UserError."""
+    name = file or "stdin"
     try:
         with open(file, "rb") if file else contextlib.nullcontext(sys.stdin.buffer) as source:
-            for line in source:
-                if not is_blank(text := line.decode("utf-8-sig" if file else "utf-8", "replace").strip()):
-                    yield text
+            for number, line in read_lines(source, encoding):
+                if isinstance(line, UnusableRecord):
+                    raise UserError(f"{name}, line {number}: {line}")
+                if not is_blank(line):
+                    yield line.strip()
     except OSError as error:
-        raise UserError(f"cannot read {file or 'stdin'}: {error.strerror}") from None
+        raise UserError(f"cannot read {name}: {error.strerror}") from None
 
 
 def count_prompts(args: Args) -> int | None:
     """Returns the number of prompts; None if they come from stdin or a pipe, which cannot be read twice."""
     if "-" in args.prompts or (args.file and args.file.exists() and not args.file.is_file()):
         return None
-    return len(args.prompts) + (sum(1 for _ in read_prompts(args.file)) if args.file else 0)
+    return len(args.prompts) + (sum(1 for _ in read_prompts(args.file, args.encoding)) if args.file else 0)
 
 
 def report(image: SavedImage, as_json: bool, flush: bool) -> None:
@@ -116,6 +123,7 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line, loads the model, and writes images."""
     args = parse(Args, "dallegan sample", args=argv)
     check(args)
+    check_encoding(args.encoding, "--encoding")
     stdin, total = "-" in args.prompts, count_prompts(args)
     if total == 0 and not args.interpolate:
         raise UserError(f"no prompts in {args.file}: write one a line")
@@ -123,8 +131,8 @@ def main(argv: Sequence[str]) -> None:
     options = SamplingOptions(
         args.n, args.seed, args.truncation, args.best_of, args.format, args.overwrite, args.json
     )
-    sources = (read_prompts(None) if prompt == "-" else [prompt] for prompt in args.prompts)
-    prompts = itertools.chain(*sources, read_prompts(args.file) if args.file else ())
+    sources = (read_prompts(None, args.encoding) if prompt == "-" else [prompt] for prompt in args.prompts)
+    prompts = itertools.chain(*sources, read_prompts(args.file, args.encoding) if args.file else ())
     if args.interpolate:
         a, b = args.interpolate[0], args.interpolate[-1]
         for animation in write_animations(model, a, b, args.out, options, args.frames):

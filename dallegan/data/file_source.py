@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dallegan.data.source import Example, Source, spread
+from dallegan.data.source import OTHERS, Example, Source, by_reason, spread
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.image import ImageError
 
@@ -23,6 +23,7 @@ SUFFIXES = {
 }
 # files beside a user's own: macOS's, a NAS's thumbnails, headers that an old tar has unpacked as files
 JUNK = re.compile(r"(^|/)(\._|__MACOSX/|\.AppleDouble/|PaxHeaders?(\.\d+)?/|@eaDir/)")
+MAX_NAMED = 10_000  # names in `skipped`
 MAX_UNREADABLE = 1000  # unreadable images in a row that end the run
 RETRY_SECONDS = (1.0, 4.0, 16.0)  # waits before an image is read again after an error that may pass
 
@@ -46,6 +47,7 @@ class FileSource(Source):
         self.size = size  # side of an image, pixels
         self._reasons: dict[str, str] = {}  # several threads add to it, one item at a time, which is atomic
         self.skipped = self._reasons
+        self._unnamed = 0
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
@@ -66,17 +68,20 @@ class FileSource(Source):
         ...
 
     def skip(self, name: str, reason: str | Exception) -> None:
-        """Records in `skipped` why something cannot be used; the first reason stays."""
-        if isinstance(reason, OSError) and reason.strerror:
-            reason = reason.strerror  # without the number and the path
-        self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
+        """Records in `skipped` why something cannot be used; the first reason stays.
+
+        From 10,000 names on, only their number is recorded.
+        """
+        if len(self._reasons) < MAX_NAMED or name in self._reasons:
+            self._reasons.setdefault(name, _line(reason))
+        else:
+            self._unnamed += 1
+            self._reasons[OTHERS] = f"{self._unnamed} more, not named here"
 
     def first_skipped(self) -> str:
         """Returns the end of an error message: what was skipped, or "" for nothing."""
-        if not self.skipped:
-            return ""
-        name, reason = min(self.skipped.items())
-        return f"; {len(self.skipped)} skipped, the first is {name}: {reason}"
+        reasons = by_reason(self.skipped)
+        return f"; skipped: {'; '.join(reasons[:4])}" if reasons else ""
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
         """Returns an image, one of its captions, and as the false one a caption of another image.
@@ -99,18 +104,20 @@ class FileSource(Source):
         candidates = (i % len(self) for i in range(index, index + min(len(self), MAX_UNREADABLE)))
         order = [i for i in candidates if i != leave_out]
         waits = iter(RETRY_SECONDS)  # shared by all candidates, so that a disk that is away is reported soon
+        reason: Exception | None = None
         for i in order:
             while True:
                 try:
                     return i, read(i)
                 except READ_ERRORS as error:
+                    reason = error
                     permanent = not isinstance(error, OSError) or is_permanent(error)
                     if permanent or not (wait := next(waits, 0)):
                         self.skip(self.name(i), error)
                         break
                     time.sleep(wait)
         last = self.name(order[-1])
-        raise UserError(f"{len(order)} images in a row cannot be read, the last {last}: {self.skipped[last]}")
+        raise UserError(f"{len(order)} images in a row cannot be read, the last {last}: {_line(reason)}")
 
     def captions(self, limit: int) -> list[str]:
         """Returns all captions of the first `limit` images. Raises UserError if the disk or bucket fails."""
@@ -131,6 +138,12 @@ class FileSource(Source):
     def prompts(self) -> list[str]:
         """Returns the first caption of up to eight images, spread over all."""
         return [self._first_readable(i, self.captions_of)[1][0] for i in spread(len(self))]
+
+
+def _line(reason: object) -> str:
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror  # without the number and the path
+    return (str(reason) or type(reason).__name__).splitlines()[0]
 
 
 def _choose(captions: list[str], rng: np.random.Generator) -> str:

@@ -1,58 +1,162 @@
-"""`folder:PATH`: your own images, captioned in `metadata.jsonl`, `metadata.csv` or a `.txt` file beside each.
+"""`folder:PATH`: your own images, captioned in files of metadata, or in a text file beside each.
 
-The metadata's fields are `file_name` and `text`. `text` may be a list, and a file may have several lines or
-rows: one caption is drawn each time the image is used. Files that cannot be used are recorded in `skipped`.
+Files of metadata are called `metadata` and have any of the kinds that `read_rows` reads. They name images
+from their own folder on. An image may have several rows, and several files beside it with several lines: one
+of its captions is drawn each time it is used. What cannot be used is recorded in `skipped`.
 """
 
-import csv
-import io
-import json
+import os
 import pathlib
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dallegan.data.captions import clean_captions
-from dallegan.data.file_source import SUFFIXES, FileSource
-from dallegan.errors import TransientError, UserError, is_permanent
+from dallegan.data.captions import captions_in_json, captions_in_object, captions_in_text, fields_of
+from dallegan.data.file_source import JUNK, SUFFIXES, FileSource, UnusableRecord
+from dallegan.data.rows import image_of, read_rows
+from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
+from dallegan.io.files import open_regular, read_file
 from dallegan.io.image import ImageError, read_image
 
 KEEP_BYTES = 2 * 2**30  # decoded images up to this are kept in memory; more are decoded again at each use
-Captions = dict[pathlib.Path, list[str]]
+BESIDE = {".txt": captions_in_text, ".caption": captions_in_text, ".json": captions_in_json}
+METADATA = {f"metadata{suffix}" for suffix in (".jsonl", ".json", ".json1", ".ndjson", ".csv", ".tsv")}
+NOT_READ = {
+    **dict.fromkeys((".zip", ".7z", ".rar", ".gz", ".tgz"), "an archive: unpack it"),
+    ".tar": "a tar: --data.source webdataset:PATH reads it",
+    **dict.fromkeys(
+        (".parquet", ".arrow"), "a table with images in it: save them as files with a metadata.csv"
+    ),
+}
 
 
 class Folder(FileSource):
     """The images of a folder and of those inside it.
 
     Raises UserError if the folder is missing, cannot be read, or holds no usable captioned image. With
-    `check=False` no image is decoded before it is asked for.
+    `check=False` no image is decoded before it is asked for. `encoding` is the one of text files without a
+    byte order mark, "" for UTF-8.
     """
 
-    def __init__(self, path: str, size: int, threads: int = 2, check: bool = True) -> None:
+    def __init__(
+        self, path: str, size: int, threads: int = 2, check: bool = True, encoding: str = ""
+    ) -> None:
         super().__init__(size)
-        self.path = pathlib.Path(path).expanduser()
+        self.path, self._encoding = pathlib.Path(os.path.abspath(os.path.expanduser(path))), encoding
         if not self.path.is_dir():
             raise UserError(
                 f"no folder {path}: --data.source folder:PATH needs a folder of images with captions"
             )
         try:
-            paths = sorted(p for p in self.path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            captions = self._read_captions(paths)
+            captions = self._read_captions(list(self._walk()))
         except OSError as error:
-            raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-        for p in paths:
-            if not captions.get(p):
-                self.skip(self._relative(p), "no caption")
-        self.files = [p for p in paths if captions.get(p)]
+            message = f"cannot read {error.filename or path}: {error.strerror}"
+            raise as_user_error(error, message) from None
+        self.files = sorted(p for p, texts in captions.items() if texts)
         self._images = self._decode(threads) if check else None  # uint8[images, size, size, 3], if they fit
         if not self.files:
-            how = "give them a metadata.jsonl, metadata.csv or .txt files"
-            raise UserError(f"no captioned images in {path}: {how}{self.first_skipped()}")
+            how = "; give them a metadata.jsonl, metadata.csv or .txt files"
+            is_bare = set(self.skipped.values()) <= {"no caption"}
+            raise UserError(f"no captioned images in {path}{self.first_skipped()}{how * is_bare}")
         self._captions = [captions[p] for p in self.files]
 
     def _relative(self, path: pathlib.Path) -> str:
         return str(path.relative_to(self.path))
+
+    def _walk(self) -> Iterator[pathlib.Path]:
+        """Yields the files of the folder and of those inside it, each folder once; links come last."""
+        found: dict[tuple[int, int], pathlib.Path] = {}  # device and inode -> folder
+        folders, links = [self.path], []
+        while folders or links:
+            folder = folders.pop() if folders else links.pop(0)
+            try:
+                about = folder.stat()
+                first = found.setdefault((about.st_dev, about.st_ino), folder)
+                if first is not folder:
+                    self.skip(self._relative(folder), f"the same folder as {self._relative(first)}")
+                    continue
+                entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            except OSError as error:
+                if folder == self.path or not is_permanent(error):
+                    raise
+                self.skip(self._relative(folder), error)
+                continue
+            for entry in entries:
+                path = folder / entry.name
+                if JUNK.search(f"{entry.name}/"):
+                    continue
+                about = path if entry.is_symlink() else entry  # what knows its kind already, for speed
+                if about.is_dir():
+                    (links if entry.is_symlink() else folders).append(path)
+                elif path.suffix.lower() in SUFFIXES or path.suffix.lower() in BESIDE or _is_metadata(path):
+                    if about.is_file():
+                        yield path
+                    else:
+                        self.skip(self._relative(path), "a link to nothing, or not a regular file")
+                elif reason := NOT_READ.get(path.suffix.lower()):
+                    self.skip(self._relative(path), reason)
+
+    def _read_captions(self, files: list[pathlib.Path]) -> dict[pathlib.Path, list[str]]:
+        """Returns the captions of all images; images without any are skipped."""
+        images = [path for path in files if path.suffix.lower() in SUFFIXES]
+        captions: dict[pathlib.Path, list[str]] = {path: [] for path in images}
+        by_name = {_composed(path): path for path in images} | {str(path): path for path in images}
+        for path in filter(_is_metadata, files):
+            self._read_metadata(path, by_name, captions)
+        stems: dict[str, list[pathlib.Path]] = {}  # a text belongs to a.png as a.txt and as a.png.txt
+        for path in images:
+            for name in (_composed(path), _stem(path)):
+                stems.setdefault(name, []).append(path)
+        for path in files:
+            if (suffix := path.suffix.lower()) in BESIDE and not _is_metadata(path):
+                owners, texts, reason = stems.get(_stem(path), []), [], ""
+                try:
+                    texts = BESIDE[suffix](read_file(path), self._encoding) if owners else []
+                    if not texts and suffix != ".json":  # JSON may hold anything else
+                        reason = "no caption" if owners else "no image"
+                except (UnusableRecord, OSError) as error:
+                    if isinstance(error, OSError) and not is_permanent(error):
+                        raise
+                    reason = error
+                if reason:
+                    self.skip(self._relative(path), reason)
+                for owner in owners:
+                    captions[owner] += texts
+        for path, texts in captions.items():
+            captions[path] = list(dict.fromkeys(texts))
+            if not texts:
+                self.skip(self._relative(path), "no caption")
+        return captions
+
+    def _read_metadata(self, path: pathlib.Path, by_name: dict, captions: dict) -> None:
+        """Adds the captions of a file of metadata."""
+        with open_regular(path) as file:
+            for line, row in read_rows(file, self._encoding):
+                reason: str | UnusableRecord = ""
+                if isinstance(row, UnusableRecord):
+                    reason = row
+                elif not (name := image_of(row)):
+                    reason = f"no file_name: the fields are {fields_of(row)}"
+                elif not (image := self._find(path.parent, name, by_name)):
+                    reason = f"no image: {name[:200]}"
+                else:
+                    try:
+                        captions[image] += (texts := captions_in_object(row))
+                        reason = "" if texts else f"no caption: the fields are {fields_of(row)}"
+                    except UnusableRecord as error:
+                        reason = error
+                if reason:
+                    self.skip(f"{self._relative(path)}:{line}", reason)
+
+    def _find(self, folder: pathlib.Path, name: str, by_name: dict) -> pathlib.Path | None:
+        """Returns the image of a name in metadata, never one outside of this folder."""
+        for each in (name, name.replace("\\", "/")):
+            path = os.path.normpath(folder / each)
+            if found := by_name.get(path) or by_name.get(_composed(path)):
+                return found
+        return None
 
     def _decode(self, threads: int) -> np.ndarray | None:
         """Drops the `files` that cannot be decoded; returns the images if they fit into memory."""
@@ -79,54 +183,6 @@ class Folder(FileSource):
         usable = [image for image in images if image is not None]
         return np.stack(usable) if keep and usable else None
 
-    def _read_captions(self, paths: list[pathlib.Path]) -> Captions:
-        captions: Captions = {}
-        images = set(paths)
-        for name, read_rows in (("metadata.jsonl", self._jsonl_rows), ("metadata.csv", self._csv_rows)):
-            if (self.path / name).is_file():
-                for line, row in read_rows(self.path / name):
-                    file, texts = row.get("file_name"), clean_captions(row.get("text"))
-                    if not isinstance(file, str) or not texts:
-                        self.skip(f"{name}:{line}", "no file_name or no text")
-                    elif self.path / file not in images:
-                        self.skip(f"{name}:{line}", f"no image {file}")
-                    else:
-                        captions.setdefault(self.path / file, []).extend(texts)
-        for path in paths:
-            beside = path.with_suffix(".txt")
-            if path not in captions and beside.is_file():
-                lines = beside.read_text("utf-8-sig", "replace").splitlines()
-                captions[path] = [text for line in lines for text in clean_captions(line)]
-        return captions
-
-    def _jsonl_rows(self, path: pathlib.Path) -> Iterator[tuple[int, dict]]:
-        """Yields (line number, row)."""
-        for number, line in enumerate(path.read_text("utf-8-sig", "replace").split("\n"), 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                if isinstance(row, dict):
-                    yield number, row
-                else:
-                    self.skip(f"{path.name}:{number}", "not a JSON object")
-
-    def _csv_rows(self, path: pathlib.Path) -> Iterator[tuple[int, dict]]:
-        """Yields (number of its last line, row)."""
-        reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig", "replace"), newline=""))
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except (
-                csv.Error
-            ) as error:  # such as an unclosed quotation mark; reading goes on behind what it swallowed
-                self.skip(f"{path.name}:{reader.line_num}", error)
-            else:
-                yield reader.line_num, row
-
     def __len__(self) -> int:
         return len(self.files)
 
@@ -142,3 +198,17 @@ class Folder(FileSource):
         """Returns an image uint8[size, size, 3] and all its captions. Raises ImageError, OSError."""
         image = read_image(self.files[index], self.size) if self._images is None else self._images[index]
         return image, self._captions[index]
+
+
+def _is_metadata(path: pathlib.Path) -> bool:
+    return path.name.lower() in METADATA
+
+
+def _stem(path: pathlib.Path) -> str:
+    """Returns a path without its suffix, composed."""
+    return _composed(str(path)[: -len(path.suffix)])
+
+
+def _composed(path: str | pathlib.Path) -> str:
+    """Returns a path as most systems write it; macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", str(path))

@@ -9,6 +9,7 @@ import numpy as np
 from dallegan.config import Config
 from dallegan.data.source import Source
 from dallegan.errors import UserError
+from dallegan.io.text import check_encoding
 from dallegan.tokenizer import SentenceVectors, TextInput, Tokenizer
 
 HostBatch = dict[str, np.ndarray]
@@ -31,6 +32,7 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
         UserError: the name is unknown, the data cannot be used, or an extra is not installed.
     """
     data = config.data
+    check_encoding(data.encoding)
     kind, _, rest = data.source.partition(":")
     # a source is imported only if it is used: some need extras, or seconds to import
     if kind == "storybook" and not rest:
@@ -44,7 +46,7 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
     if kind == "folder" and rest:
         from dallegan.data.folder import Folder
 
-        return Folder(rest, data.size, data.threads, check)
+        return Folder(rest, data.size, data.threads, check, data.encoding)
     if kind == "webdataset" and rest:
         from dallegan.data.webdataset import WebDataset
 

@@ -1,12 +1,21 @@
 """The interface of every source of captioned images: examples by index, and facts about them."""
 
 import abc
+import collections
 import pathlib
+import re
 import types
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from dallegan.errors import UserError
+
+OTHERS = "(others)"  # the name in `skipped` whose reason is how many more there are
+MAX_REASONS = 20  # in a report
+REPORTED = 256  # examples whose captions are looked at for a report
 
 
 class Example(NamedTuple):
@@ -58,3 +67,48 @@ def _caption(source: Source, index: int) -> str:
 def spread(count: int, most: int = 8) -> range:
     """Returns up to `most` indices, spread evenly over `count`."""
     return range(0, count, max(1, count // most))[:most]
+
+
+def describe(source: Source) -> list[str]:
+    """Returns a report, in lines: images, captions and their scripts, and what was skipped by reason.
+
+    No image is decoded. The captions are those of the first examples, if the source tells them without.
+    """
+    count = f"images {len(source)}"
+    if type(source).captions is not Source.captions:
+        looked = min(len(source), REPORTED)
+        try:
+            captions = source.captions(looked)
+        except UserError:  # whoever needs them will say it
+            captions = []
+        scripts = collections.Counter(map(script_of, captions)).most_common(4)
+        shares = ", ".join(f"{script} {number / len(captions):.0%}" for script, number in scripts)
+        of = "" if looked == len(source) else f" of the first {looked}"
+        count += f", captions{of} {len(captions)}" + f" ({shares})" * bool(shares)
+    return [f"data: {count}", *(f"data: skipped {line}" for line in by_reason(source.skipped)[:MAX_REASONS])]
+
+
+def script_of(text: str) -> str:
+    """Returns the script of most letters in a text, for example Latin, Han or Cyrillic; "no letters"."""
+    names = collections.Counter(unicodedata.name(c, "unknown").split()[0] for c in text[:1000] if c.isalpha())
+    most = names.most_common(1)[0][0] if names else "no letters"
+    return {"CJK": "Han", "no letters": most}.get(most, most.capitalize())
+
+
+def by_reason(skipped: Mapping[str, str]) -> list[str]:
+    """Returns a line for each reason: how many were skipped for it, and up to three of them by name.
+
+    Reasons are alike if they differ in numbers, or behind a colon.
+    """
+    groups: dict[str, list[str]] = {}
+    reasons = dict(skipped)  # threads may add to it meanwhile
+    others = reasons.pop(OTHERS, "")
+    for name, reason in sorted(reasons.items()):
+        groups.setdefault(re.sub(r"\d+", "N", reason.partition(": ")[0]), []).append(name)
+    lines = []
+    # "no caption" and "no image" often follow from another reason
+    rank = lambda kind: (kind in ("no caption", "no image"), -len(groups[kind]))
+    for names in (groups[kind] for kind in sorted(groups, key=rank)):
+        named = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        lines.append(f"{len(names)} x {reasons[names[0]]} ({named})")
+    return lines + [others] * bool(others)

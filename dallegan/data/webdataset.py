@@ -37,7 +37,6 @@ PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0 if there is none
 # 44 bytes per image; "header": bytes before the image that hold its name
 ENTRY = np.dtype([("shard", "u4"), ("image", [*PART, ("header", "u4")]), ("txt", PART), ("json", PART)])
 MAX_BYTES = {"image": MAX_IMAGE, "txt": 2**20, "json": 2**20}
-MAX_ALONE = 10_000  # names without an image or a caption that are recorded of a tar
 COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 TAILS = ("*.tar", "*.tar.*", "*.tgz")  # files of a folder; compressed ones are found to be refused
 MAX_SHARDS = 1_000_000
@@ -202,21 +201,14 @@ class WebDataset(FileSource):
         found = join(found)
         texts = [found["txt"], found["json"]]
         captioned = [key for key in found["image"] if any(key in text for text in texts)]
-        self._skip_alone(label, found, captioned)
+        for key in itertools.chain(*found.values()):
+            if not (key in found["image"] and any(key in text for text in texts)):
+                self.skip(f"{label}:{key}", "no caption" if key in found["image"] else "no image")
         if not captioned and others:
             names = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(5))
             self.skip(label, f"no image with a caption; it has {names}")
         parts = lambda key: (text.get(key, (0, 0))[:2] for text in texts)
         return np.array([(shard, found["image"][key], *parts(key)) for key in captioned], ENTRY)
-
-    def _skip_alone(self, label: str, found: Members, captioned: list[str]) -> None:
-        alone = dict.fromkeys(key for kind in found for key in found[kind])
-        for key in captioned:
-            del alone[key]
-        for key in itertools.islice(alone, MAX_ALONE):
-            self.skip(f"{label}:{key}", "no caption" if key in found["image"] else "no image")
-        if len(alone) > MAX_ALONE:
-            self.skip(label, f"{len(alone) - MAX_ALONE} further names without an image or a caption")
 
     def _collect(self, file: Headers, label: str, found: Members, others: collections.Counter[str]) -> None:
         """Adds the members of a tar to `found`, and counts the suffixes of the `others`.

@@ -24,7 +24,7 @@ def find_encoding(head: bytes, encoding: str = "") -> str:
 def check_encoding(encoding: str, flag: str = "--data.encoding") -> None:
     """Raises UserError unless Python knows an encoding of that name that decodes bytes to text."""
     try:
-        b"".decode(encoding or "utf-8")
+        b"a".decode(encoding or "utf-8", "replace")
     except (LookupError, ValueError):
         known = "utf-8, gbk, gb18030, big5, shift_jis, cp1252, latin-1 or utf-16-le"
         raise UserError(f"{flag} {encoding}: no such encoding; for example {known}") from None
