@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -51,11 +52,12 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """Returns a function that runs the command in this process: (exit code, stdout, stderr)."""
+    """Returns a function that runs the command here: (exit code, stdout, stderr less the report)."""
     monkeypatch.setattr(prepare, "run_workers", lambda job, workers: prepare.write_shards(job))
 
     def call(*args):
-        return main(["prepare", *map(str, args)]), *capsys.readouterr()
+        code, (out, error) = main(["prepare", *map(str, args)]), capsys.readouterr()
+        return code, out, re.sub(r"(?m)^data: .*\n", "", error)
 
     return call
 
