@@ -266,7 +266,7 @@ def test_a_pipe_a_loop_of_links_and_the_home_of_nobody_are_one_line(tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer: `git lfs pull`"),
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
-        (b"PK\3\4", "a zip, 7z or rar archive: unpack it"),
+        (b"PK\3\4", "a zip, 7z, rar or gzip archive: unpack it"),
         (b"\x1f\x8b", "unpack it with gunzip"),
     ],
 )
@@ -274,6 +274,35 @@ def test_what_is_no_tar_says_what_it_is(tmp_path, data, what):
     (tmp_path / "a.tar").write_bytes(data + bytes(2000))
     with pytest.raises(UserError, match=what):
         WebDataset(str(tmp_path), 16)
+
+
+def test_names_of_one_image_that_are_written_otherwise(tmp_path):
+    """By a Mac, which takes accents apart, and with "./" in front."""
+    write_tar(tmp_path / "a.tar", [("./ba\u0308r.jpg", image_file(0, "JPEG")), ("b\u00e4r.txt", b"a bear")])
+    source = WebDataset(str(tmp_path), 16)
+    assert (source.captions(9), source.skipped, source.name(0)) == (["a bear"], {}, "a.tar:./ba\u0308r.jpg")
+
+
+@pytest.mark.parametrize(("behind", "known"), [(b"", True), (bytes(9000), True), (b"rubbish", False)])
+def test_what_stands_behind_the_end_is_not_lost_silently(tmp_path, behind, known):
+    whole = write_tar(tmp_path / "a.tar", sample(0)).read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole + (behind if known else whole))
+    source = WebDataset(str(tmp_path), 16)
+    assert source.captions(9) == ["caption 0"]
+    assert source.skipped == ({} if known else {"a.tar": source.skipped.get("a.tar")})
+    assert known or "more behind its end" in source.skipped["a.tar"]
+
+
+def test_an_empty_tar(tmp_path):
+    write_tar(tmp_path / "a.tar", [])
+    with pytest.raises(UserError, match="no image with a caption; it has no files"):
+        WebDataset(str(tmp_path), 16)
+
+
+def test_a_tar_that_begins_like_another_kind(tmp_path):
+    for name in ("8BPS.txt", "%PDF.txt", "RIFF1234AVI .txt", "PK\x03\x04.txt", "version https://git-lfs.txt"):
+        write_tar(tmp_path / "a.tar", [(name, b"x"), *sample(0)])
+        assert len(WebDataset(str(tmp_path / "a.tar"), 16)) == 1
 
 
 def test_an_image_in_a_format_that_is_not_read_leaves_the_one_beside_it(tmp_path):
@@ -340,8 +369,8 @@ def test_what_cannot_be_used_is_skipped_and_named(tmp_path):
         "cut.tar:00002.jpg": "truncated",
         "cut.tar": "unexpected end of data; 1 names",
         "damaged.tar": "truncated or damaged; 1 names",
-        "text.tar": "ReadError",
-        "empty.tar": "ReadError: empty file",
+        "text.tar": "not a tar, but a text",
+        "empty.tar": "not a tar, but an empty file",
         "gone.tar": "No such file",
     }
     assert [source.captions_of(i)[0] for i in range(len(source))] == ["caption 0", "caption 1", "caption 1"]

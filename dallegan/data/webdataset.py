@@ -19,6 +19,7 @@ import itertools
 import os
 import re
 import tarfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, cast
@@ -204,9 +205,9 @@ class WebDataset(FileSource):
         for key in itertools.chain(*found.values()):
             if not (key in found["image"] and any(key in text for text in texts)):
                 self.skip(f"{label}:{key}", "no caption" if key in found["image"] else "no image")
-        if not captioned and others:
+        if not captioned and (others or not any(found.values())):
             names = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(5))
-            self.skip(label, f"no image with a caption; it has {names}")
+            self.skip(label, f"no image with a caption; it has {names or 'no files'}")
         parts = lambda key: (text.get(key, (0, 0))[:2] for text in texts)
         return np.array([(shard, found["image"][key], *parts(key)) for key in captioned], ENTRY)
 
@@ -219,12 +220,15 @@ class WebDataset(FileSource):
         for magic, tool in COMPRESSED.items():
             if head.startswith(magic):
                 raise UnusableRecord(f"compressed, so it has no random access: unpack it with {tool}")
-        if head and (what := foreign(head)):
-            raise UnusableRecord(f"not a tar, but {what}")
         file.seek(0)
-        tar = tarfile.open(fileobj=cast(Any, file), mode="r:")  # noqa: SIM115  # the caller closes the file
+        try:
+            tar = tarfile.open(fileobj=cast(Any, file), mode="r:")  # noqa: SIM115  # the caller closes it
+        except tarfile.ReadError:
+            if what := foreign(head):
+                raise UnusableRecord(f"not a tar, but {what}") from None
+            raise
         for member in members(tar):
-            key, suffix = os.path.splitext(member.name)
+            key, suffix = os.path.splitext(unicodedata.normalize("NFC", member.name.removeprefix("./")))
             suffix = suffix.lower()
             kind = "image" if suffix in SUFFIXES else suffix[1:]
             name = f"{label}:{member.name}"
@@ -239,15 +243,18 @@ class WebDataset(FileSource):
             elif member.issparse():
                 self.skip(name, "sparse")
             elif not 0 < member.size <= MAX_BYTES[kind]:
-                self.skip(name, f"{member.size} bytes")
+                self.skip(name, f"{member.size} bytes; it may have 1 to {MAX_BYTES[kind]}")
             elif key in found[kind]:
                 self.skip(name, f"{key} has another {kind}")
             else:
                 header = member.offset_data - member.offset
                 found[kind][key] = (member.offset_data, member.size, header)
         file.seek(tar.offset)
-        if file.read(512) != bytes(512):  # tarfile takes a damaged header for the end
+        rest = file.read(2**16)
+        if rest[:512] != bytes(512):  # tarfile takes a damaged header for the end
             raise UnusableRecord("truncated or damaged")
+        if rest.strip(b"\0"):
+            raise UnusableRecord("more behind its end, which is not read: tars joined by cat?")
 
     def __len__(self) -> int:
         return len(self.index)

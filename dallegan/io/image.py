@@ -48,16 +48,22 @@ CONVERT = "is not read: convert it to PNG or JPEG, for example with"
 FOREIGN = (
     (rb"\Z", "an empty file"),
     (rb"version https://git-lfs", "a Git LFS pointer: `git lfs pull` fetches the file itself"),
-    (rb"....ftyp(?:avi[fs]|.{8}(?:.{4})*?avi[fs])", f"AVIF {CONVERT} avifdec, or update Pillow"),
+    (rb"....ftyp(?:avi[fs]|.{8}(?:.{4})*?avi[fs])", "AVIF, damaged or new to this Pillow: update it"),
+    (rb"....ftypcrx", f"a camera's raw photo {CONVERT} darktable"),
     (rb"....ftyp(?:hei|hev|mif1|msf1)", f"HEIC {CONVERT} heif-convert"),
     (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", f"a video {CONVERT} ffmpeg"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", f"JPEG XL {CONVERT} djxl"),
     (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ", f"JPEG 2000 {CONVERT} opj_decompress"),
     (rb"8BPS", f"PSD {CONVERT} ImageMagick"),
-    (rb"%PDF|%!PS", f"PDF or PostScript {CONVERT} pdftoppm"),
-    (rb"(?i:\s*<(?:!doctype html|html))", "a web page, perhaps a server's error, saved under this name"),
-    (rb"(?s:\s*<(?:svg|\?xml.*<svg))", f"SVG {CONVERT} rsvg-convert"),
-    (rb"PK\x03\x04|7z\xbc\xaf|Rar!", "a zip, 7z or rar archive: unpack it"),
+    (rb"\s*%PDF|%!PS", f"PDF or PostScript {CONVERT} pdftoppm"),
+    (rb"(?:\xef\xbb\xbf)?\s*<(?:svg|\?xml.*<svg)", f"SVG {CONVERT} rsvg-convert"),
+    (
+        rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html)",
+        "a web page, perhaps a server's error, saved as a file",
+    ),
+    (rb"PK\x03\x04|7z\xbc\xaf|Rar!|\x1f\x8b", "a zip, 7z, rar or gzip archive: unpack it"),
+    (rb"\0{512}", "nothing but zeros, perhaps a download that broke off"),
+    (rb"[\t\n\r\x20-\x7e]{9}", "a text, perhaps a server's error or base64"),
 )
 FONT = pathlib.Path(__file__).parent.parent / "assets" / "NotoSansSC-subset.ttf"
 FONT_SIZE, GAP, LINE = 15, 4, 20  # of `grid`, in pixels
