@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import unicodedata
 
@@ -88,6 +89,10 @@ READ = {
     "empty columns": ("metadata.csv", TABLE.replace("\n", ",,\n")),
     "comments": ("metadata.csv", "\n\n# of 2026\n" + TABLE.replace("\nb", "\n\n# c\nb")),
     "all fields quoted": ("metadata.csv", '"file_name","text"\n"a.png","a cat"\n"b.png","a\n dog"\n'),
+    "excel's empty rows": ("metadata.csv", TABLE.replace(",", ";").replace("\n", ";\n") + ";;\n;;\n"),
+    "marked twice": ("metadata.csv", "\ufeff" + TABLE.replace("a cat", "\ufeffa cat")),
+    "other case": ("metadata.csv", TABLE.replace("a.png", "A.PNG")),
+    "no suffix": ("metadata.json", json.dumps({"a": {"caption": "a cat"}, "b": {"caption": "a dog"}})),
     "windows' separators": ("metadata.csv", TABLE.replace("a.png", ".\\a.png")),
     "way out and in": ("metadata.csv", TABLE.replace("a.png", "../data/a.png")),
     "absolute": ("metadata.csv", TABLE.replace("a.png", "{folder}/a.png")),
@@ -183,7 +188,7 @@ NAMED = {
         "metadata.csv",
         TABLE.replace("a cat", '"a" cat'),
         DOG,
-        {"metadata.csv:2": "expected after"},
+        {"metadata.csv:2": "a quotation mark at a wrong place"},
     ),
     "replaced before": (
         "metadata.csv",
@@ -196,6 +201,12 @@ NAMED = {
         LINES.replace("a cat", "B\\ufffdr"),
         DOG,
         {"metadata.jsonl:1": "U+FFFD"},
+    ),
+    "list in a line": (
+        "metadata.json",
+        json.dumps([{"file_name": "x"}, *ROWS, 7]),
+        CAT | DOG,
+        {"metadata.json:1": "no image: x", "metadata.json:4": "not a JSON object"},
     ),
     "null": ("metadata.jsonl", LINES.replace('"a cat"', "null"), DOG, {"metadata.jsonl:1": "no caption"}),
 }
@@ -261,10 +272,24 @@ def test_control_characters_become_spaces_and_damaged_captions_are_refused():
             captions_in_text(data)
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.caption", "a.png.txt", "a.json"])
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.caption", "a.png.txt", "a.json", "A.txt"])
 def test_texts_beside_an_image(tmp_path, name):
     text = '{"caption": "a cat"}' if name.endswith("json") else "a cat"
     assert opened(tmp_path, {"a.png": None, name: text}) == (CAT, {})
+
+
+def test_files_whose_names_differ_in_case_are_two(tmp_path):
+    files = {
+        "a.png": None,
+        "A.png": None,
+        "a.txt": "lower",
+        "A.txt": "upper",
+        "b.JPG": None,
+        "B.txt": "third",
+    }
+    files |= {"metadata.csv": "file_name,text\nA.png,capital\n"}
+    expected = {"a.png": ["lower"], "A.png": ["capital", "upper"], "b.JPG": ["third"]}
+    assert opened(tmp_path, files) == (expected, {})
 
 
 def test_all_captions_of_an_image_are_used(tmp_path):
@@ -346,6 +371,20 @@ def test_files_of_systems_are_ignored_and_other_kinds_named(tmp_path):
     assert found == CAT
     assert {k for k, v in others.items() if v not in skipped.get(k, "")} == set()
     assert set(skipped) == set(others)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("captions.jsonl", "call it metadata.csv"),
+        ("metadata (1).csv", "call it metadata.csv"),
+        ("metadata.xlsx", "save it as metadata.csv"),
+        ("captions.json", "no image"),
+    ],
+)
+def test_metadata_of_another_name_has_a_hint(tmp_path, name, hint):
+    with pytest.raises(UserError, match=f"; skipped: .*{hint}.* \\({re.escape(name)}\\)"):
+        opened(tmp_path, TWO | {name: "x"})
 
 
 def test_home_of_nobody_is_a_folder_that_is_not_there():

@@ -133,7 +133,7 @@ def test_captions_from_csv(tmp_path):
     )
     source = Folder(str(tmp_path), 16)
     assert source.captions(9) == ["one, two", "three"]
-    reason = "no caption: the fields are file_name, text"
+    reason = "no caption in the row: the fields are file_name, text"
     assert source.skipped == {"metadata.csv:5": "no image: b.png", "metadata.csv:6": reason}
 
 

@@ -4,6 +4,7 @@ Nothing is guessed about characters. Text that is not in its encoding, or was no
 refused with a reason, since a model would learn the rubbish.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -32,7 +33,7 @@ def clean_captions(value: object) -> list[str]:
         if type(item) is int or (isinstance(item, float) and math.isfinite(item)):
             item = str(item)  # in CSV they are text anyway
         if isinstance(item, str):
-            text = re.sub(r"[\0-\x1f\x7f-\x9f\u2028\u2029]+", " ", item[: 2 * MAX_CAPTION])
+            text = re.sub(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ufeff]+", " ", item[: 2 * MAX_CAPTION])
             captions.append(text.encode("utf-8", "replace").decode().strip()[:MAX_CAPTION].strip())
     if any("\ufffd" in text for text in captions):
         raise UnusableRecord("a caption with U+FFFD: it was saved in a wrong encoding")
@@ -81,7 +82,13 @@ def captions_in_object(row: Row) -> list[str]:
 
 def lower(row: Row) -> Row:
     """Returns a row whose fields are named in lower case, and with "_" for blanks and hyphens."""
-    return {re.sub(r"[\s-]+", "_", name.strip().lower()): value for name, value in row.items()}
+    return {lower_name(name): value for name, value in row.items()}
+
+
+@functools.lru_cache(4096)
+def lower_name(name: str) -> str:
+    """Returns the name of a field as `lower` writes it."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def fields_of(row: Row) -> str:

@@ -22,9 +22,16 @@ from dallegan.io.image import ImageError, read_image
 
 KEEP_BYTES = 2 * 2**30  # decoded images up to this are kept in memory; more are decoded again at each use
 BESIDE = {".txt": captions_in_text, ".caption": captions_in_text, ".json": captions_in_json}
+Names = dict[
+    str, list[pathlib.Path]
+]  # images by their paths with and without suffix, as `_plain` writes them
 METADATA = {f"metadata{suffix}" for suffix in (".jsonl", ".json", ".json1", ".ndjson", ".csv", ".tsv")}
 NOT_READ = {
     **dict.fromkeys((".zip", ".7z", ".rar", ".gz", ".tgz"), "an archive: unpack it"),
+    **dict.fromkeys(
+        (".csv", ".tsv", ".jsonl", ".ndjson"), "metadata by another name: call it metadata.csv or .jsonl"
+    ),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "a spreadsheet: save it as metadata.csv"),
     ".tar": "a tar: --data.source webdataset:PATH reads it",
     **dict.fromkeys(
         (".parquet", ".arrow"), "a table with images in it: save them as files with a metadata.csv"
@@ -100,22 +107,20 @@ class Folder(FileSource):
 
     def _read_captions(self, files: list[pathlib.Path]) -> dict[pathlib.Path, list[str]]:
         """Returns the captions of all images; images without any are skipped."""
-        images = [path for path in files if path.suffix.lower() in SUFFIXES]
-        captions: dict[pathlib.Path, list[str]] = {path: [] for path in images}
-        by_name = {_composed(path): path for path in images} | {str(path): path for path in images}
+        captions: dict[pathlib.Path, list[str]] = {p: [] for p in files if p.suffix.lower() in SUFFIXES}
+        names: Names = {}
+        for path in captions:
+            for name in (str(path), _stem(path)):  # a text belongs to a.png as a.txt and as a.png.txt
+                names.setdefault(_plain(name), []).append(path)
         for path in filter(_is_metadata, files):
-            self._read_metadata(path, by_name, captions)
-        stems: dict[str, list[pathlib.Path]] = {}  # a text belongs to a.png as a.txt and as a.png.txt
-        for path in images:
-            for name in (_composed(path), _stem(path)):
-                stems.setdefault(name, []).append(path)
+            self._read_metadata(path, names, captions)
         for path in files:
             if (suffix := path.suffix.lower()) in BESIDE and not _is_metadata(path):
-                owners, texts, reason = stems.get(_stem(path), []), [], ""
+                owners, texts, reason = _find(names, _stem(path)), [], ""
                 try:
                     texts = BESIDE[suffix](read_file(path), self._encoding) if owners else []
-                    if not texts and suffix != ".json":  # JSON may hold anything else
-                        reason = "no caption" if owners else "no image"
+                    if not texts:  # JSON may hold anything else
+                        reason = "no image" if not owners else "no caption" * (suffix != ".json")
                 except (UnusableRecord, OSError) as error:
                     if isinstance(error, OSError) and not is_permanent(error):
                         raise
@@ -130,33 +135,30 @@ class Folder(FileSource):
                 self.skip(self._relative(path), "no caption")
         return captions
 
-    def _read_metadata(self, path: pathlib.Path, by_name: dict, captions: dict) -> None:
+    def _read_metadata(
+        self, path: pathlib.Path, names: Names, captions: dict[pathlib.Path, list[str]]
+    ) -> None:
         """Adds the captions of a file of metadata."""
+        folder = str(path.parent)
         with open_regular(path) as file:
-            for line, row in read_rows(file, self._encoding):
-                reason: str | UnusableRecord = ""
-                if isinstance(row, UnusableRecord):
-                    reason = row
-                elif not (name := image_of(row)):
-                    reason = f"no file_name: the fields are {fields_of(row)}"
-                elif not (image := self._find(path.parent, name, by_name)):
-                    reason = f"no image: {name[:200]}"
-                else:
-                    try:
-                        captions[image] += (texts := captions_in_object(row))
-                        reason = "" if texts else f"no caption: the fields are {fields_of(row)}"
-                    except UnusableRecord as error:
-                        reason = error
-                if reason:
-                    self.skip(f"{self._relative(path)}:{line}", reason)
-
-    def _find(self, folder: pathlib.Path, name: str, by_name: dict) -> pathlib.Path | None:
-        """Returns the image of a name in metadata, never one outside of this folder."""
-        for each in (name, name.replace("\\", "/")):
-            path = os.path.normpath(folder / each)
-            if found := by_name.get(path) or by_name.get(_composed(path)):
-                return found
-        return None
+            for number, row in read_rows(file, self._encoding):
+                try:
+                    if isinstance(row, UnusableRecord):
+                        raise row
+                    if not (name := image_of(row)):
+                        raise UnusableRecord(f"no file_name: the fields are {fields_of(row)}")
+                    # an image outside of the folder has no name here; Windows separates by "\\"
+                    for each in dict.fromkeys((name, name.replace("\\", "/"))):
+                        if images := _find(names, os.path.normpath(os.path.join(folder, each))):
+                            break
+                    else:
+                        raise UnusableRecord(f"no image: {name[:200]}")
+                    if not (texts := captions_in_object(row)):
+                        raise UnusableRecord(f"no caption in the row: the fields are {fields_of(row)}")
+                    for image in images:
+                        captions[image] += texts
+                except UnusableRecord as error:
+                    self.skip(f"{self._relative(path)}:{number}", error)
 
     def _decode(self, threads: int) -> np.ndarray | None:
         """Drops the `files` that cannot be decoded; returns the images if they fit into memory."""
@@ -204,11 +206,20 @@ def _is_metadata(path: pathlib.Path) -> bool:
     return path.name.lower() in METADATA
 
 
+def _find(names: Names, name: str) -> list[pathlib.Path]:
+    """Returns the images of a path with or without a suffix: those exactly called so, or else alike."""
+    alike = names.get(_plain(name), [])
+    return [path for path in alike if name in (str(path), _stem(path))] or alike
+
+
 def _stem(path: pathlib.Path) -> str:
-    """Returns a path without its suffix, composed."""
-    return _composed(str(path)[: -len(path.suffix)])
+    """Returns a path without its suffix."""
+    return str(path)[: -len(path.suffix)]
 
 
-def _composed(path: str | pathlib.Path) -> str:
-    """Returns a path as most systems write it; macOS writes an accent as a character of its own."""
-    return unicodedata.normalize("NFC", str(path))
+def _plain(name: str) -> str:
+    """Returns what names have in common that systems take for the same.
+
+    macOS writes an accent as a character of its own; it and Windows do not distinguish upper from lower case.
+    """
+    return unicodedata.normalize("NFC", name).casefold()

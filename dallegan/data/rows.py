@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import IO
 
-from dallegan.data.captions import NAME_IT, Row, captions_in_object, fields_of, lower
+from dallegan.data.captions import NAME_IT, Row, captions_in_object, fields_of, lower, lower_name
 from dallegan.data.file_source import SUFFIXES, UnusableRecord
 from dallegan.io.files import parse_object
 from dallegan.io.text import decode, find_encoding
@@ -26,9 +26,10 @@ IMAGE_FIELDS = (
     "file_name", "filename", "file", "image", "image_file_name", "image_file", "image_path", "image_name",
     "file_path", "filepath", "path", "img",
 )  # fmt: skip
+MISPLACED = "a quotation mark at a wrong place: inside a caption in quotation marks it is doubled"
 DELIMITERS = ",\t;|"
 Line = tuple[int, str | UnusableRecord]  # its number from 1 on, and what is written there
-Numbered = tuple[int, Row | UnusableRecord]  # the number of a row's first line, and the row
+Numbered = tuple[int, Row | UnusableRecord]  # the number of its first line, and what the row is
 
 
 def image_of(row: Row) -> str:
@@ -74,8 +75,8 @@ def read_rows(file: IO[bytes], encoding: str = "") -> Iterator[Numbered]:
     """Yields the rows of a file of metadata, with the names of its fields in lower case.
 
     The contents decide which kind it is. JSON may be a row a line, a list of rows, an object with such a
-    list, or one with images as its names. CSV may have any of `DELIMITERS`, and no header if its columns are
-    an image and a caption.
+    list, or one with images as its names; where rows are no lines, the rows are numbered. CSV may have any of
+    `DELIMITERS`, and no header if its columns are an image and a caption.
 
     Args:
         file: a file on a disk, open for reading, which stays open.
@@ -90,11 +91,12 @@ def read_rows(file: IO[bytes], encoding: str = "") -> Iterator[Numbered]:
     if isinstance(line, str) and not line.lstrip().startswith(("{", "[")):
         yield from _csv_rows(lines)
         return
-    is_row_a_line = isinstance(line, str) and not isinstance(next(_parse_line(line)), UnusableRecord)
-    if not is_row_a_line and (values := _document(file, encoding)):
-        for number, value in values:
-            yield from ((number, row) for row in _rows_in(value))
-        return
+    rows = list(_parse_line(line)) if isinstance(line, str) else []
+    if len(rows) != 1 or isinstance(rows[0], UnusableRecord):
+        whole = itertools.chain.from_iterable(map(_rows_in, _document(file, encoding)))
+        if (row := next(whole, None)) is not None:
+            yield from enumerate(itertools.chain([row], whole), 1)
+            return
     for number, line in lines:
         if isinstance(line, UnusableRecord):
             yield number, line
@@ -112,22 +114,18 @@ def _parse_line(line: str) -> Iterator[Row | UnusableRecord]:
         yield from _rows_in(value)
 
 
-def _document(file: IO[bytes], encoding: str) -> list[tuple[int, object]]:
-    """Returns (line, value) of the JSON values in a file; [] if it is large or has anything else."""
-    place, values, line, end = file.tell(), [], 1, 0
+def _document(file: IO[bytes], encoding: str) -> list[object]:
+    """Returns the JSON values in a file; [] if it is large or has anything else."""
+    place, values, end = file.tell(), [], 0
     decoder, between = json.JSONDecoder(), re.compile(r"[\s,]*")
     try:
         file.seek(0)
         data = file.read(MAX_DOCUMENT + 1)
         text = decode(data, encoding) if len(data) <= MAX_DOCUMENT else "no JSON"
-        while True:
-            start = between.match(text, end).end()  # type: ignore[union-attr]  # it matches anywhere
-            line += text.count("\n", end, start)
-            if start == len(text):
-                return values
+        while (start := between.match(text, end).end()) < len(text):  # type: ignore[union-attr]
             value, end = decoder.raw_decode(text, start)
-            values.append((line, value))
-            line += text.count("\n", start, end)
+            values.append(value)
+        return values
     except (ValueError, RecursionError):
         return []
     finally:
@@ -184,7 +182,7 @@ def _csv_rows(lines: Iterator[Line]) -> Iterator[Numbered]:
                         line += further[1]
                         continue
                 waiting.extendleft(reversed(following))
-                yield number, UnusableRecord("a quotation mark that is not closed" if is_open else str(error))
+                yield number, UnusableRecord("a quotation mark that is not closed" if is_open else MISPLACED)
                 break
 
 
@@ -194,7 +192,7 @@ def _columns(line: str) -> tuple[list[str], str]:
         fields = _fields(line, delimiter)
         row = lower(dict.fromkeys(fields, "x"))
         if image_of(row) and captions_in_object(row):
-            return [next(iter(lower({field: None}))) for field in fields], delimiter
+            return list(map(lower_name, fields)), delimiter
     for delimiter in DELIMITERS:
         fields = _fields(line, delimiter)
         if len(fields) > 1 and _is_image(fields[0]):
@@ -208,13 +206,13 @@ def _fields(line: str, delimiter: str, strict: bool = False) -> list[str]:
     rows = csv.reader(source, delimiter=delimiter, skipinitialspace=True, strict=strict)
     fields = next(rows, [])
     if strict and any(rows):
-        raise csv.Error("a quotation mark at a wrong place")
+        raise csv.Error(MISPLACED)
     return fields
 
 
 def _row(fields: list[str], names: list[str]) -> Row | UnusableRecord:
-    """Returns the fields by their names, as a list if several columns have that name. {} for a comment."""
-    if len(fields) == 1 and fields[0].startswith("#"):
+    """Returns the fields by their names, as a list if several columns have that name. {} for none."""
+    if not any(fields) or (len(fields) == 1 and fields[0].startswith("#")):  # empty, or a comment
         return {}
     if any(field.strip() for field in fields[len(names) :]):
         return UnusableRecord("more fields than columns: put captions with delimiters into quotation marks")
