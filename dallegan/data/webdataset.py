@@ -266,7 +266,7 @@ class WebDataset(FileSource):
         try:
             # the name may stand in several headers: a long or a Chinese one precedes the image's own
             headers = io.BytesIO(self._read(row, offset - header, header))
-            name = cast(tarfile.TarInfo, tarfile.TarFile(fileobj=headers).firstmember).name
+            name = cast(tarfile.TarInfo, tarfile.TarFile(fileobj=headers).next()).name
         except Exception:  # tarfile raises nearly anything, if the file has changed
             name = offset
         return f"{self._labels[row['shard']]}:{name}"

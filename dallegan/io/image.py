@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from PIL import (
@@ -139,7 +139,9 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
     """
     (width, height), exif = image.size, image.getexif()
     factor = max(1, min(width, height) // (3 * size)) if width * height > LARGE else 1
-    deep = image.mode != "I" or image.getextrema()[1] > 255  # mode "I" has 32 bits for either range
+    deep = (
+        image.mode != "I" or cast(tuple[int, int], image.getextrema())[1] > 255
+    )  # mode "I" has 32 bits for either range
     rows = max(1, STRIP // (width * factor)) * factor
     whole = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
