@@ -16,6 +16,7 @@ from conftest import ROOT
 
 from dallegan import __main__, __version__
 from dallegan.commands import sample, train
+from dallegan.data.captions import NAME_IT
 from dallegan.io.cli import parse, parse_config, run
 from dallegan.io.files import check_writable, write_atomic
 
@@ -93,7 +94,9 @@ def test_sample_refuses(args, message, empty, monkeypatch, dallegan):
 
 
 def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, dallegan):
-    give = lambda text: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    give = lambda text: monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(text)))
+    )
     give(b" \n\n")
     assert dallegan("sample", "-", "--out", tmp_path) == (
         2,
@@ -101,11 +104,13 @@ def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, dallegan):
         "error: no prompts on stdin: write one a line\n",
     )
     give("a cat\n\n一只狗\n".encode() + b"\xff\n")
-    code, out, _ = dallegan("sample", "-", "--n", 1, "--json", "--out", tmp_path)
-    assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (
-        0,
-        ["a cat", "一只狗", "\ufffd"],
+    assert dallegan("sample", "-", "--out", tmp_path)[::2] == (
+        2,
+        f"error: stdin, line 4: not in UTF-8: {NAME_IT}\n",
     )
+    give("a cat\n\n一只狗\n".encode())
+    code, out, _ = dallegan("sample", "-", "--n", 1, "--json", "--out", tmp_path)
+    assert (code, [json.loads(line)["prompt"] for line in out.splitlines()]) == (0, ["a cat", "一只狗"])
 
 
 def test_a_pipe_gives_prompts_once(tmp_path, dallegan):

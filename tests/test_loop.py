@@ -59,7 +59,9 @@ def test_training_then_sampling(finished):
 def test_a_finished_run_is_left_alone(finished, capsys):
     before = final(finished)
     train(tiny(workdir=str(finished)))
-    assert "complete" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "complete" in shown.out
+    assert shown.err.startswith("data: images without end, captions 256 of the first 256 images (")
     assert final(finished) == before
 
 

@@ -38,7 +38,7 @@ from dallegan.config import Config, DataConfig, TextConfig
 from dallegan.data.arrayrecord import MAX_MANIFEST, VERSION, local_path, read_manifest
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.data.pipeline import TOKENIZER_EXAMPLES, make_source
-from dallegan.data.source import Source, describe
+from dallegan.data.source import ENDLESS, Source, describe
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
 from dallegan.io.files import lock_byte, parse_object, read_file, write_atomic, writing
@@ -53,7 +53,6 @@ ENCODING: dict[str, dict[str, int]] = {
     "webp": {"quality": 95},
 }
 UNFINISHED_TOKENIZER = ".tokenizer.model"  # its name until all shards are written
-ENDLESS = 10**9  # images from which on a source needs --limit
 PLAN_BYTE = 2**40  # byte of `.claims` that is locked while the plan is made
 
 

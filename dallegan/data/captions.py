@@ -8,6 +8,7 @@ import functools
 import itertools
 import math
 import re
+from collections.abc import Iterable
 
 from dallegan.data.file_source import UnusableRecord
 from dallegan.io.files import parse_object
@@ -91,6 +92,6 @@ def lower_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
-def fields_of(row: Row) -> str:
+def fields_of(row: Iterable[str]) -> str:
     """Returns the names of up to twelve fields, for a message."""
     return ", ".join(name[:40] or "''" for name in itertools.islice(row, 12)) or "none"

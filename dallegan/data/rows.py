@@ -162,7 +162,7 @@ def _csv_rows(lines: Iterator[Line]) -> Iterator[Numbered]:
         if not names:
             names, delimiter = _columns(line)
             if not names:
-                columns = fields_of(dict.fromkeys(_fields(line, ",")))
+                columns = fields_of(_fields(line, ","))
                 yield number, UnusableRecord(f"columns without a file_name or a text: {columns}")
                 return
             if not _is_image(_fields(line, delimiter)[0]):

@@ -14,6 +14,7 @@ import numpy as np
 from dallegan.errors import UserError
 
 OTHERS = "(others)"  # the name in `skipped` whose reason is how many more there are
+ENDLESS = 10**9  # images from which on a source has no end
 MAX_REASONS = 20  # in a report
 REPORTED = 256  # examples whose captions are looked at for a report
 
@@ -74,7 +75,7 @@ def describe(source: Source) -> list[str]:
 
     No image is decoded. The captions are those of the first examples, if the source tells them without.
     """
-    count = f"images {len(source)}"
+    count = f"images {len(source)}" if len(source) < ENDLESS else "images without end"
     if type(source).captions is not Source.captions:
         looked = min(len(source), REPORTED)
         try:
@@ -83,8 +84,8 @@ def describe(source: Source) -> list[str]:
             captions = []
         scripts = collections.Counter(map(script_of, captions)).most_common(4)
         shares = ", ".join(f"{script} {number / len(captions):.0%}" for script, number in scripts)
-        of = "" if looked == len(source) else f" of the first {looked}"
-        count += f", captions{of} {len(captions)}" + f" ({shares})" * bool(shares)
+        of = "" if looked == len(source) else f" of the first {looked} images"
+        count += f", captions {len(captions)}{of}" + f" ({shares})" * bool(shares)
     return [f"data: {count}", *(f"data: skipped {line}" for line in by_reason(source.skipped)[:MAX_REASONS])]
 
 
