@@ -4,7 +4,15 @@ import errno
 
 # file systems in buckets raise these classes without an errno
 PERMANENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-PERMANENT_ERRNO = {errno.ENAMETOOLONG, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENXIO}
+PERMANENT_ERRNO = {
+    errno.ENAMETOOLONG,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.ENXIO,
+    errno.ELOOP,
+}
 
 
 class UserError(Exception):

@@ -1,8 +1,10 @@
 """Captions to numbers: token ids of a sentencepiece model, or sentence vectors of a pretrained encoder."""
 
+import collections
 import importlib.metadata
 import importlib.util
 import io
+import itertools
 import pathlib
 import re
 import struct
@@ -21,6 +23,7 @@ from dallegan.errors import UserError
 from dallegan.io.files import read_file, write_atomic
 
 PAD, UNKNOWN, END = 0, 1, 2
+META = 3 + 256 + 1  # pieces of any model: these three, the bytes, and the space
 SPLIT = "\x01"  # a mark that no learned piece crosses
 MAX_BYTES = 2**26  # of the file: over 60 a piece for the largest vocabulary
 VECTORS = b"usem3 "  # the first bytes of a `SentenceVectors` file; the version of the encoder follows
@@ -89,9 +92,11 @@ class Tokenizer:
         A Chinese character is always a piece of its own. Otherwise whole phrases would become pieces, and a
         new combination of known words would have no token in common with the training captions.
 
-        Raises UserError if there are no captions, or too few pieces for their characters.
+        If there are more characters than pieces, the most frequent become pieces, the others are spelled in
+        bytes, and a warning names the vocabulary that holds all.
+
+        Raises UserError if there are no captions, or sentencepiece cannot learn from them.
         """
-        proto = io.BytesIO()
         lines = (" ".join(_clean(text).split())[:2000] for text in captions)
         lines = [CJK.sub(rf"{SPLIT}\1{SPLIT}", line) for line in lines if line]
         if not lines:
@@ -102,32 +107,28 @@ class Tokenizer:
             f"{word}, {word}"
             for word in sorted({w for line in lines for w in line.split() if SPLIT not in w})
         ]
-        try:
-            spm.SentencePieceTrainer.Train(
-                sentence_iterator=iter(lines),
-                model_writer=proto,
-                model_type="unigram",
-                vocab_size=vocab,
-                hard_vocab_limit=False,
-                byte_fallback=True,
-                character_coverage=0.9999,
-                normalization_rule_name="nfkc",
-                split_digits=True,
-                num_threads=1,  # several would give another model each time
-                minloglevel=2,
-                pad_id=PAD,
-                unk_id=UNKNOWN,
-                eos_id=END,
-                bos_id=-1,
-                max_sentence_length=16384,
-                pretokenization_delimiter=SPLIT,
-            )
-        except RuntimeError as error:
-            raise UserError(
-                f"sentencepiece could not learn {vocab} pieces (--text.vocab) from {len(lines)} captions: "
-                f"{str(error).splitlines()[-1]}"
-            ) from None
-        return cls(proto.getvalue(), length)
+        most, learned = vocab - META, lines
+        while True:
+            try:
+                return cls(_train(learned, vocab), length)
+            except RuntimeError as error:
+                lack = re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error))
+                if not lack or most < 1:
+                    raise UserError(
+                        f"sentencepiece could not learn {vocab} pieces from {len(lines)} captions: "
+                        f"{str(error).splitlines()[-1]}"
+                    ) from None
+            needed = int(lack[1])
+            if learned is lines:
+                warnings.warn(
+                    f"a vocabulary of {vocab} tokens does not hold all characters of the captions: the "
+                    f"rarest are spelled in bytes. To hold all, it takes {needed} (--text.vocab; of prepare: "
+                    "--vocab)",
+                    stacklevel=2,
+                )
+            else:  # sentencepiece counts otherwise than we do
+                most -= needed - vocab
+            learned = _without_rare(lines, most)
 
     @classmethod
     def load(cls, path: str | pathlib.Path, length: int) -> "Tokenizer":
@@ -274,6 +275,40 @@ def load_tokenizer(path: str | pathlib.Path, text: TextConfig) -> TextInput:
         return SentenceVectors(proto) if proto.startswith(VECTORS) else Tokenizer(proto, text.length)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _train(lines: list[str], vocab: int) -> bytes:
+    """Returns a sentencepiece model. Raises RuntimeError."""
+    proto = io.BytesIO()
+    spm.SentencePieceTrainer.Train(
+        sentence_iterator=iter(lines),
+        model_writer=proto,
+        model_type="unigram",
+        vocab_size=vocab,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=0.9999,
+        normalization_rule_name="nfkc",
+        split_digits=True,
+        num_threads=1,  # several would give another model each time
+        minloglevel=2,
+        pad_id=PAD,
+        unk_id=UNKNOWN,
+        eos_id=END,
+        bos_id=-1,
+        max_sentence_length=16384,
+        pretokenization_delimiter=SPLIT,
+    )
+    return proto.getvalue()
+
+
+def _without_rare(lines: list[str], most: int) -> list[str]:
+    """Returns the lines with the `most` most frequent characters alone; a mark stands for each other one."""
+    lines = [unicodedata.normalize("NFKC", line) for line in lines]  # as sentencepiece does
+    counts = collections.Counter(itertools.chain.from_iterable(lines))
+    common = sorted(counts.keys() - {" ", SPLIT}, key=lambda char: (-counts[char], char))[:most]
+    table = dict.fromkeys(map(ord, counts.keys() - {" ", *common}), SPLIT)
+    return [line.translate(table) for line in lines]
 
 
 def is_blank(text: str) -> bool:

@@ -1,6 +1,7 @@
 """What prepare writes is read back. A damaged manifest is one error, a damaged record a skipped image."""
 
 import json
+import os
 import pickle
 
 import msgpack
@@ -92,9 +93,11 @@ def test_a_thousand_unreadable_in_a_row_end_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda about: "{", "is damaged: not JSON"),
-        (lambda about: "[" * 100_000, "is damaged: not JSON"),
-        (lambda about: "[]", "is damaged, or not one"),
+        (lambda about: "{", "is damaged: not a JSON object"),
+        (lambda about: "[" * 100_000, "is damaged: not a JSON object"),
+        (lambda about: "[]", "is damaged: not a JSON object"),
+        (lambda about: about | {"skipped": ["x"]}, "is damaged, or not one"),
+        (lambda about: about | {"skipped": {"x": None}}, "is damaged, or not one"),
         (lambda about: "{}", "is damaged, or not one"),
         (lambda about: about | {"version": 2}, "is of version 2, newer than this dallegan reads"),
         (lambda about: about | {"pictures": 9}, "its shards do not add up to 9 images"),
@@ -122,6 +125,20 @@ def test_manifests(tmp_path, change, message):
     with pytest.raises(UserError, match=message) as error:
         ArrayRecord(str(tmp_path), 16)
     assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(UserError, match=r"manifest.json: not a regular file"):
+        ArrayRecord(str(tmp_path), 16)
+
+
+def test_brackets_in_a_path_and_the_home_of_nobody(tmp_path):
+    (folder := tmp_path / "set [v1] {a,b}*").mkdir()
+    write(folder, [record(0)])
+    assert ArrayRecord(str(folder), 16).captions_of(0) == ["caption 0", "0 again"]
+    with pytest.raises(UserError, match=r"cannot read ~nobody-at-all/x/manifest.json: No such file"):
+        ArrayRecord("~nobody-at-all/x", 16)
 
 
 def test_elsewhere(tmp_path):

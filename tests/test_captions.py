@@ -175,7 +175,7 @@ def test_files_of_systems_are_ignored_and_other_kinds_named(tmp_path):
         "images.zip": "unpack it",
         "t.parquet": "save them as files",
         "x.tar": "webdataset:",
-        "b.heic": "kind",
+        "b.heic": "HEIC is not read",
         "o.txt": "no image",
     }
     files = {

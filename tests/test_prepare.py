@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -51,11 +52,12 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """Returns a function that runs the command in this process: (exit code, stdout, stderr)."""
+    """Returns a function that runs the command here: (exit code, stdout, stderr less the report)."""
     monkeypatch.setattr(prepare, "run_workers", lambda job, workers: prepare.write_shards(job))
 
     def call(*args):
-        return main(["prepare", *map(str, args)]), *capsys.readouterr()
+        code, (out, error) = main(["prepare", *map(str, args)]), capsys.readouterr()
+        return code, out, re.sub(r"(?m)^data: .*\n", "", error)
 
     return call
 
@@ -334,21 +336,81 @@ def test_other_options_or_data_are_refused(undisturbed, tmp_path, here):
         (["storybook", "{full}", *STORY[1:]], "holds other files: name a new directory"),
         (["webdataset:{full}/bad.tar", "{new}", "--size", 16], "no image of webdataset:"),
         (
-            ["webdataset:{full}/chinese.tar", "{new}", "--size", 16, "--vocab", 300],
-            "Vocabulary size is smaller than required_chars",
+            ["storybook", "{new}", "--size", 16, "--encoding", "klingon"],
+            "--encoding klingon: no such encoding; for example",
         ),
+        (["folder:~nobody-at-all/x", "{new}", "--size", 16], "no folder ~nobody-at-all/x"),
+        (
+            ["arrayrecord:~nobody-at-all/x", "{new}", "--size", 16],
+            "cannot read ~nobody-at-all/x/manifest.json",
+        ),
+        (["tfds:x?data_dir=~nobody-at-all", "{new}", "--size", 16], "no data set x in ~nobody-at-all"),
+        (["webdataset:~nobody-at-all/*.tar", "{new}", "--size", 16], "no tar files in webdataset:~nobody"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, here, args, message):
     (tmp_path / "full").mkdir()
     write_tar(tmp_path / "full" / "bad.tar", [("a.jpg", b"broken"), ("a.txt", b"x")])
-    write_tar(
-        tmp_path / "full" / "chinese.tar",
-        [("a.png", image_file(0)), ("a.txt", "".join(map(chr, range(0x4E00, 0x4F00))).encode())],
-    )
     code, _, error = here(*(str(a).format(new=tmp_path / "new", full=tmp_path / "full") for a in args))
     assert (code, error.count("\n")) == (2, 1), error
     assert message in error
+
+
+def test_the_encoding_is_part_of_the_plan(tmp_path, here):
+    write_tar(tmp_path / "a.tar", [*sample(0), ("b.png", image_file(1)), ("b.txt", "棕熊".encode("gbk"))])
+    args = (f"webdataset:{tmp_path}/a.tar", tmp_path / "out", "--size", 16)
+    assert here(*args, "--encoding", "gbk")[0] == 0
+    assert ArrayRecord(str(tmp_path / "out"), 16).captions_of(1) == ["棕熊"]
+    assert here(*args, "--encoding", "gbk")[0] == 0
+    code, _, error = here(*args)
+    assert (code, "other options or data (encoding: gbk -> ):" in error) == (2, True)
+    about = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    del about["encoding"]  # as older versions wrote it
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(about))
+    assert here(*args)[0] == 0
+    assert "encoding:  -> gbk" in here(*args, "--encoding", "gbk")[2]
+
+
+@pytest.mark.filterwarnings("always:a vocabulary of")  # shown, as outside of pytest
+def test_more_characters_than_the_vocabulary_holds(tmp_path, here):
+    characters = "".join(map(chr, range(0x4E00, 0x4F00)))
+    write_tar(tmp_path / "a.tar", [("a.png", image_file(0)), ("a.txt", characters.encode()), *sample(1)])
+    code, _, error = here(f"webdataset:{tmp_path}/a.tar", tmp_path / "out", "--size", 16, "--vocab", 300)
+    assert error.startswith(
+        "warning: a vocabulary of 300 tokens does not hold all characters of the captions"
+    )
+    assert (error.count("\n"), "(--text.vocab; of prepare: --vocab)" in error) == (1, True)
+    assert (code, Tokenizer.load(tmp_path / "out" / "tokenizer.model", 24).size) == (0, 300)
+
+
+def test_names_and_reasons_cannot_act_on_a_terminal(tmp_path, here):
+    name = "\x1b]0;title\x07\nforged.png\tline\u202e.png"
+    write_tar(
+        tmp_path / "a.tar", [(name, b"broken"), (name[:-4] + ".txt", b"x"), *sample(0), ("\x1b[2J.txt", b"x")]
+    )
+    code, out, error = here(f"webdataset:{tmp_path}/a.tar", tmp_path / "out\x1b[2J", "--size", 16)
+    assert code == 0
+    log = (tmp_path / "out\x1b[2J" / "skipped.log").read_text()
+    assert len(log.splitlines()) == 2
+    assert r"a.tar:\x1b]0;title\x07\nforged.png\tline\u202e.png" in log
+    assert "\x1b" not in log + out + error
+
+
+@pytest.mark.parametrize(
+    "damage", ["null", "[]", "{", "[" * 100_000, '{"size": {"a": []}}', '{"entry": 1, "skipped": 2}']
+)
+@pytest.mark.parametrize("name", [".plan.json", ".data-00000-of-00001.json"])
+def test_damaged_notes_are_one_line(tmp_path, here, monkeypatch, name, damage):
+    write_tar(tmp_path / "a.tar", sample(0))
+    args = (f"webdataset:{tmp_path}/a.tar", tmp_path / "out", "--size", 16)
+    monkeypatch.setattr(prepare, "write_manifest", lambda job: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert here(*args)[0] == 130
+    monkeypatch.undo()
+    monkeypatch.setattr(prepare, "run_workers", lambda job, workers: prepare.write_shards(job))
+    (tmp_path / "out" / name).write_text(damage)
+    code, _, error = here(*args)
+    assert (code, error.count("\n")) == (2, 1), error
+    assert "begin again" in error or "other options or data" in error
 
 
 def test_a_source_that_stops_answering_is_no_reason_to_skip(tmp_path, here, monkeypatch):

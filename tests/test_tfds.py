@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import shutil
 import sys
 from typing import ClassVar
@@ -149,6 +150,31 @@ def test_damaged_files(folder, tmp_path):
     (here / "toy-train.array_record-00000-of-00001").unlink()
     with pytest.raises(UserError, match="is missing"):
         read(tmp_path)
+
+
+def test_metadata_that_cannot_be_read_is_one_line(folder, tmp_path):
+    for name, data, message in (
+        ("features.json", "[" * 100_000, "recursion|nested"),
+        ("dataset_info.json", None, "dataset_info.json is not a regular file"),
+        ("image.image.json", None, "image.image.json is not a regular file"),
+        ("../.config/metadata.json", "[]", "metadata.json: not a JSON object"),
+        ("../.config/metadata.json", "[" * 100_000, "metadata.json: nested too deeply"),
+        ("../.config/metadata.json", '{"default_config_name": 7}', "no data set toy"),
+    ):
+        here = tmp_path / "copy" / "toy" / "1.0.0"
+        shutil.copytree(folder / "toy", here.parent)
+        (here.parent / ".config").mkdir(exist_ok=True)
+        (here / name).unlink(missing_ok=True)
+        (here / name).write_text(data) if data else os.mkfifo(here / name)
+        with pytest.raises(UserError, match=message) as error:
+            read(tmp_path / "copy")
+        assert "\n" not in str(error.value)
+        shutil.rmtree(tmp_path / "copy")
+
+
+def test_brackets_in_a_path(folder, tmp_path):
+    shutil.copytree(folder / "toy", tmp_path / "set [v1]* {a,b}" / "toy")
+    assert len(list(rows(read(tmp_path / "set [v1]* {a,b}")))) == 7
 
 
 EVIL = {"type": "evil.Image", "content": {}}

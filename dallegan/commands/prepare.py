@@ -35,15 +35,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from dallegan.config import Config, DataConfig, TextConfig
-from dallegan.data.arrayrecord import VERSION, local_path, read_manifest
+from dallegan.data.arrayrecord import MAX_MANIFEST, VERSION, local_path, read_manifest
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.data.pipeline import TOKENIZER_EXAMPLES, make_source
 from dallegan.data.source import ENDLESS, Source, describe
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
-from dallegan.io.files import lock_byte, write_atomic, writing
+from dallegan.io.files import lock_byte, parse_object, read_file, write_atomic, writing
 from dallegan.io.image import ImageError
-from dallegan.io.text import shown
+from dallegan.io.text import check_encoding, shown
 from dallegan.tokenizer import Tokenizer
 
 # JPEG without chroma subsampling (4:4:4)
@@ -80,6 +80,7 @@ class Args:
     format: Literal["png", "jpeg", "webp"] | None = None  # default: png up to 64 px, above jpeg of quality 95
     workers: int | None = None  # processes; default: one per core
     vocab: int = TextConfig().vocab  # most tokens of the tokenizer; another --text.vocab trains its own
+    encoding: str = ""  # of text files without a byte order mark, for example gbk; default: utf-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,16 +192,25 @@ def write_manifest(job: Job) -> None:
 
     Raises UserError if no image could be read.
     """
-    notes = [json.loads(job.notes(k).read_text()) for k in range(job.shards)]
-    skipped = sorted(job.skipped.items()) + [tuple(pair) for note in notes for pair in note["skipped"]]
-    images = sum(note["entry"]["pictures"] for note in notes)
+    try:
+        notes = [parse_object(read_file(job.notes(k), MAX_MANIFEST)) for k in range(job.shards)]
+        skipped = sorted(job.skipped.items()) + [
+            (str(name), str(why)) for note in notes for name, why in note["skipped"]
+        ]
+        images = sum(note["entry"]["pictures"] for note in notes)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the notes in {job.out} are damaged ({error}): delete it and begin again") from None
     if not images:
-        count = f"{len(skipped)} skipped, the first {skipped[0]}"
+        name, reason = skipped[0]
+        count = f"{len(skipped)} skipped, the first is {name}: {reason}"
         raise UserError(f"no image of {job.plan['source']} could be read: {count}")
     reasons = collections.Counter(re.sub(r"\d+", "N", reason) for _, reason in skipped)
     with contextlib.suppress(FileNotFoundError):  # an earlier command may have been killed after this line
         (job.out / UNFINISHED_TOKENIZER).replace(job.out / "tokenizer.model")
-    write_atomic(job.out / "skipped.log", "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+    write_atomic(
+        job.out / "skipped.log",
+        "".join(f"{shown(name, 4096)}\t{shown(reason)}\n" for name, reason in skipped),
+    )
     manifest = {"version": VERSION, **job.plan, "pictures": images, "skipped": dict(sorted(reasons.items()))}
     manifest["shards"] = [note["entry"] for note in notes]
     write_atomic(job.manifest, json.dumps(manifest, indent=1, ensure_ascii=False))
@@ -218,14 +228,15 @@ def check_options(args: Args) -> dict[str, Any]:
         value, high = getattr(args, name), 4096 if name == "size" else 10**9
         if value is not None and not low <= value <= high:
             raise UserError(f"--{name} {value}: must be from {low} to {high}")
+    check_encoding(args.encoding, "--encoding")
     kind = args.format or ("png" if args.size <= 64 else "jpeg")
     numbers = {"size": args.size, "limit": args.limit, "shard": args.shard}
-    return {"source": args.src, **numbers, "format": kind, "vocab": args.vocab}
+    return {"source": args.src, **numbers, "format": kind, "vocab": args.vocab, "encoding": args.encoding}
 
 
-def check_same(begun: object, options: dict[str, Any], out: pathlib.Path) -> None:
+def check_same(begun: dict[str, Any], options: dict[str, Any], out: pathlib.Path) -> None:
     """Raises UserError if OUT was begun with other options, or when the source had other data."""
-    before = begun if isinstance(begun, dict) else {}
+    before = {"encoding": ""} | begun  # what was prepared by older versions has none
     changed = [
         f"{name}: {before.get(name)} -> {value}"
         for name, value in options.items()
@@ -247,7 +258,8 @@ def start_job(args: Args, out: pathlib.Path) -> Job:
         if not begun and any(not p.name.startswith(".") for p in out.iterdir()):
             raise UserError(f"{out} holds other files: name a new directory")
         (out / ".claims").touch()  # finds out whether OUT can be written before the source is read
-    data = DataConfig(source=args.src, size=args.size, threads=args.workers or cores())
+    threads = args.workers or cores()
+    data = DataConfig(source=args.src, size=args.size, threads=threads, encoding=args.encoding)
     source = make_source(Config(data=data), check=False)
     skipped = dict(source.skipped)  # a copy: what is skipped later is in the notes of the shards
     for line in describe(source):
@@ -262,8 +274,8 @@ def start_job(args: Args, out: pathlib.Path) -> Job:
             Tokenizer.train(captions, args.vocab, TextConfig().length).save(out / UNFINISHED_TOKENIZER)
             write_atomic(plan_path, json.dumps(plan))
         try:
-            check_same(json.loads(plan_path.read_text("utf-8")), plan, out)
-        except ValueError:
+            check_same(parse_object(read_file(plan_path)), plan, out)
+        except (ValueError, OSError):
             raise UserError(f"{plan_path} is damaged: delete {out} and begin again") from None
     return Job(source, out, plan, skipped)
 
@@ -306,7 +318,7 @@ def run_workers(job: Job, workers: int) -> None:
             total=job.plan["read"],
             initial=job.images_done(),
             unit="img",
-            desc=job.out.name,
+            desc=shown(job.out.name),
             dynamic_ncols=tty,
             mininterval=0.5 if tty else 30,
         ) as bar,
@@ -339,17 +351,18 @@ def main(argv: Sequence[str]) -> None:
         try:
             run_workers(job, min(args.workers or cores(), job.shards))
         except KeyboardInterrupt:
-            print(f"stopped; the same command goes on with {out}", file=sys.stderr)
+            print(f"stopped; the same command goes on with {shown(out)}", file=sys.stderr)
             raise
     with writing(out / ".claims"):
         leftovers = [out / ".claims", out / ".plan.json", *out.glob(".data-*"), *out.glob(".*.part")]
         for leftover in leftovers:  # those of earlier commands that were killed, too
             leftover.unlink(missing_ok=True)
     manifest = read_manifest(out)
-    skipped = sum(manifest.get("skipped", {}).values())
+    skipped = sum(manifest["skipped"].values())
+    folder = shown(out)
     print(
-        f"{out} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} "
-        f"px in {len(manifest['shards'])} shards. "
-        + (f"{skipped} were skipped, named in {out / 'skipped.log'}. " if skipped else "")
-        + f"Train on them: dallegan train --data.source arrayrecord:{out} --data.size {manifest['size']}"
+        f"{folder} {'was' if complete else 'is'} complete: {manifest['pictures']} images of "
+        f"{manifest['size']} px in {len(manifest['shards'])} shards. "
+        + (f"{skipped} were skipped, named in {folder}/skipped.log. " if skipped else "")
+        + f"Train on them: dallegan train --data.source arrayrecord:{folder} --data.size {manifest['size']}"
     )

@@ -3,7 +3,7 @@
 A record is a msgpack of {"image": image file, "captions": [text, ...]}.
 """
 
-import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -15,11 +15,13 @@ from array_record.python.array_record_module import ArrayRecordReader
 from dallegan.data.captions import clean_captions
 from dallegan.data.file_source import FileCache, FileSource, UnusableRecord
 from dallegan.errors import UserError
+from dallegan.io.files import parse_object, read_file
 from dallegan.io.image import read_image
 
 VERSION = 1
 SHARD = re.compile(r"data-\d+-of-\d+\.array_record")  # the only file names that a manifest may give
 FIELDS = {"version": int, "source": str, "size": int, "vocab": int, "pictures": int, "shards": list}
+MAX_MANIFEST = 2**28  # bytes
 
 
 def local_path(path: str) -> pathlib.Path:
@@ -28,7 +30,7 @@ def local_path(path: str) -> pathlib.Path:
         raise UserError(
             f"{path}: ArrayRecord files are read from disk only; mount the bucket (gcsfuse) or copy it"
         )
-    return pathlib.Path(path).expanduser()
+    return pathlib.Path(os.path.expanduser(path))  # `Path.expanduser` raises for the home of nobody
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -38,19 +40,19 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = parse_object(read_file(path, MAX_MANIFEST))
     except OSError as error:
         how = "arrayrecord:DIR needs a folder that `dallegan prepare SRC DIR` has finished"
         raise UserError(f"cannot read {path}: {error.strerror}; {how}") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"{path} is damaged: not JSON. Prepare into a new folder") from None
-    if isinstance(manifest, dict) and type(manifest.get("version")) is int and manifest["version"] > VERSION:
+    except ValueError:
+        raise UserError(f"{path} is damaged: not a JSON object. Prepare into a new folder") from None
+    if type(manifest.get("version")) is int and manifest["version"] > VERSION:
         raise UserError(
             f"{path} is of version {manifest['version']}, newer than this dallegan reads ({VERSION})"
         )
-    if not isinstance(manifest, dict) or any(
-        type(manifest.get(name)) is not kind for name, kind in FIELDS.items()
-    ):
+    skipped = manifest.setdefault("skipped", {})
+    counted = isinstance(skipped, dict) and all(type(count) is int for count in skipped.values())
+    if not counted or any(type(manifest.get(name)) is not kind for name, kind in FIELDS.items()):
         raise UserError(f"{path} is damaged, or not one that `dallegan prepare` wrote")
     for shard in manifest["shards"]:
         numbers = [shard.get(key) for key in ("pictures", "bytes")] if isinstance(shard, dict) else []
@@ -74,6 +76,8 @@ def open_shard(path: str) -> Any:
 
 def classify(error: Exception) -> OSError | UnusableRecord:
     """Returns a reader's or a decoder's error as OSError if the disk failed, else as an UnusableRecord."""
+    if isinstance(error, UnusableRecord):
+        return error
     # array_record reports the system's errors as "read() failed: ..."
     of_disk = isinstance(error, OSError) or re.match(r"(open|fstat|lseek|p?read)\(\) failed: ", str(error))
     return OSError(str(error)) if of_disk else UnusableRecord(f"damaged: {type(error).__name__}: {error}")

@@ -72,10 +72,8 @@ class FileSource(Source):
 
         From 10,000 names on, only their number is recorded.
         """
-        if isinstance(reason, OSError) and reason.strerror:
-            reason = reason.strerror  # without the number and the path
         if len(self._reasons) < MAX_NAMED or name in self._reasons:
-            self._reasons.setdefault(name, (str(reason) or type(reason).__name__).splitlines()[0])
+            self._reasons.setdefault(name, _line(reason))
         else:
             self._unnamed += 1
             self._reasons[OTHERS] = f"{self._unnamed} more, not named here"
@@ -106,18 +104,20 @@ class FileSource(Source):
         candidates = (i % len(self) for i in range(index, index + min(len(self), MAX_UNREADABLE)))
         order = [i for i in candidates if i != leave_out]
         waits = iter(RETRY_SECONDS)  # shared by all candidates, so that a disk that is away is reported soon
+        reason: Exception | None = None
         for i in order:
             while True:
                 try:
                     return i, read(i)
                 except READ_ERRORS as error:
+                    reason = error
                     permanent = not isinstance(error, OSError) or is_permanent(error)
                     if permanent or not (wait := next(waits, 0)):
                         self.skip(self.name(i), error)
                         break
                     time.sleep(wait)
         last = self.name(order[-1])
-        raise UserError(f"{len(order)} images in a row cannot be read, the last {last}: {self.skipped[last]}")
+        raise UserError(f"{len(order)} images in a row cannot be read, the last {last}: {_line(reason)}")
 
     def captions(self, limit: int) -> list[str]:
         """Returns all captions of the first `limit` images. Raises UserError if the disk or bucket fails."""
@@ -138,6 +138,12 @@ class FileSource(Source):
     def prompts(self) -> list[str]:
         """Returns the first caption of up to eight images, spread over all."""
         return [self._first_readable(i, self.captions_of)[1][0] for i in spread(len(self))]
+
+
+def _line(reason: object) -> str:
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror  # without the number and the path
+    return (str(reason) or type(reason).__name__).splitlines()[0]
 
 
 def _choose(captions: list[str], rng: np.random.Generator) -> str:

@@ -50,7 +50,7 @@ def make_source(config: Config, split: str = "train", check: bool = True) -> Sou
     if kind == "webdataset" and rest:
         from dallegan.data.webdataset import WebDataset
 
-        return WebDataset(rest, data.size, data.threads)
+        return WebDataset(rest, data.size, data.threads, data.encoding)
     if kind == "tfds" and rest:
         from dallegan.data.tfds import Tfds
 

@@ -21,6 +21,7 @@ from dallegan.data.arrayrecord import classify, local_path
 from dallegan.data.captions import clean_captions
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.errors import UserError
+from dallegan.io.files import parse_object, read_file
 from dallegan.io.image import read_image
 
 OPTIONS = {"split": "train", "image": "", "text": "", "data_dir": ""}
@@ -57,7 +58,7 @@ def find_prepared(name: str, data_dir: str) -> pathlib.Path:
         folder = root / data_set
         metadata = folder / ".config" / "metadata.json"  # of all configurations
         if metadata.is_file():
-            folder /= json.loads(metadata.read_text("utf-8")).get("default_config_name") or ""
+            folder /= str(_metadata(metadata).get("default_config_name") or "")
         children = [p for p in folder.iterdir() if (p / "features.json").is_file()] if folder.is_dir() else []
         versions = [tfds.core.Version(p.name) for p in children if tfds.core.Version.is_valid(p.name)]
         if fitting := [version for version in versions if not wanted or matches(version, wanted)]:
@@ -72,6 +73,13 @@ def find_prepared(name: str, data_dir: str) -> pathlib.Path:
             f"tfds:{name} is in several folders ({', '.join(map(str, found))}): add ?data_dir=DIR"
         )
     return found[0]
+
+
+def _metadata(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return parse_object(read_file(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def matches(version: tfds.core.Version, wanted: str) -> bool:
@@ -96,8 +104,16 @@ def class_names(value: Any) -> Iterator[str]:
 
 
 def check_classes(folder: pathlib.Path) -> None:
-    """Raises UserError if features.json names a class outside TFDS, whose module TFDS would import."""
-    for name in class_names((folder / "features.json").read_text("utf-8")):
+    """Raises UserError if features.json names a class outside TFDS, whose module TFDS would import.
+
+    Also if a file is none that TFDS could read to its end: a pipe, a device or huge metadata.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir() and (
+            not path.is_file() or (path.suffix == ".json" and path.stat().st_size > 2**26)
+        ):
+            raise UserError(f"tfds: {path} is not a regular file, or is larger than {2**26} bytes")
+    for name in class_names(read_file(folder / "features.json", 2**26).decode()):
         if "." in name and not name.startswith("tensorflow_datasets."):
             raise UserError(
                 f"tfds: a feature is of the class {name}, whose code would have to be run: prepare the "

@@ -8,24 +8,74 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageDraw,
+    ImageFont,
+    ImageOps,
+    PngImagePlugin,
+    UnidentifiedImageError,
+    features,
+)
 
-from dallegan.io.files import open_regular, write_atomic
+from dallegan.io.files import open_regular, read_file, write_atomic
 
 Format = Literal["png", "webp"]  # of the files that are written; both are lossless
 
-MAX_PIXELS = 64_000_000  # larger files are taken for decompression bombs
+MAX_BYTES = 2**28  # of an image file
+MAX_PIXELS = 64_000_000  # larger images are taken for decompression bombs
+MAX_SIDE = 65_535  # pixels, as JPEG has; a row of Pillow takes 70 bytes however short it is
+MAX_SCANS = 20  # of a JPEG of MAX_PIXELS: each takes time, and few bytes
+LARGE, STRIP = 2**24, 2**22  # pixels from which an image is reduced before it is resized; pixels of a strip
 # a few of Pillow's formats: it goes by the bytes, not the name, and would run another program on PostScript
-READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF")
+READ_FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "GIF",
+    "TIFF",
+    *(["AVIF"] if features.check("avif") else []),
+)
+MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd7\xff])")  # of a segment of a JPEG, which has a length
+CONVERT = "is not read: convert it to PNG or JPEG, for example with"
+# what else may be found in place of an image or an archive
+FOREIGN = (
+    (rb"\Z", "an empty file"),
+    (rb"version https://git-lfs", "a Git LFS pointer: `git lfs pull` fetches the file itself"),
+    (rb"....ftyp(?:avi[fs]|.{8}(?:.{4})*?avi[fs])", "AVIF, damaged or new to this Pillow: update it"),
+    (rb"....ftypcrx", f"a camera's raw photo {CONVERT} darktable"),
+    (rb"....ftyp(?:hei|hev|mif1|msf1)", f"HEIC {CONVERT} heif-convert"),
+    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", f"a video {CONVERT} ffmpeg"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", f"JPEG XL {CONVERT} djxl"),
+    (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ", f"JPEG 2000 {CONVERT} opj_decompress"),
+    (rb"8BPS", f"PSD {CONVERT} ImageMagick"),
+    (rb"\s*%PDF|%!PS", f"PDF or PostScript {CONVERT} pdftoppm"),
+    (rb"(?:\xef\xbb\xbf)?\s*<(?:svg|\?xml.*<svg)", f"SVG {CONVERT} rsvg-convert"),
+    (
+        rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html)",
+        "a web page, perhaps a server's error, saved as a file",
+    ),
+    (rb"PK\x03\x04|7z\xbc\xaf|Rar!|\x1f\x8b", "a zip, 7z, rar or gzip archive: unpack it"),
+    (rb"\0{512}", "nothing but zeros, perhaps a download that broke off"),
+    (rb"[\t\n\r\x20-\x7e]{9}", "a text, perhaps a server's error or base64"),
+)
 FONT = pathlib.Path(__file__).parent.parent / "assets" / "NotoSansSC-subset.ttf"
 FONT_SIZE, GAP, LINE = 15, 4, 20  # of `grid`, in pixels
 
 
 class ImageError(ValueError):
     """The error of a file that is not a usable image. The message says why."""
+
+
+def foreign(head: bytes) -> str:
+    """Returns what an unreadable file is by its first bytes, and what to do; "" if that is unknown."""
+    return next((what for magic, what in FOREIGN if re.match(magic, head[:512], re.DOTALL)), "")
 
 
 def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
@@ -36,26 +86,19 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
 
     Raises:
         ImageError: if the file is broken, truncated, larger than 64 megapixels, or not an image.
-        OSError: if the file system does not give the file.
+        OSError: if the file system does not give the file, or it is larger than 268 MB.
     """
+    data = file if isinstance(file, bytes) else read_file(file, MAX_BYTES)
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=READ_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
-                )
-            image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-        return np.asarray(ImageOps.fit(_to_rgb(upright), (size, size), Image.Resampling.LANCZOS))
+        return np.asarray(ImageOps.fit(_decode(data, size), (size, size), Image.Resampling.LANCZOS))
     except ImageError:
         raise
     except Image.DecompressionBombError:
         raise ImageError("too many pixels") from None
     except UnidentifiedImageError:  # its message holds an address in memory
-        raise ImageError("no picture, or of a kind that is not read") from None
+        raise ImageError(foreign(data) or "no picture, or of a kind that is not read") from None
     except OSError as error:
-        # the file system's errors have a number; Pillow's have none, or EINVAL if they seek too far back
+        # the system's errors have a number; Pillow's have none, or EINVAL if they seek too far back
         if error.errno not in (None, errno.EINVAL):
             raise
         raise ImageError(str(error).splitlines()[0]) from None
@@ -63,12 +106,59 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
         raise ImageError(f"{type(error).__name__}: {error}".splitlines()[0]) from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ImageError("grey of floating-point numbers, whose white is not known")
+def _decode(data: bytes, size: int) -> Image.Image:
+    """Returns the upright RGB image of a file, reduced in part if it is large."""
+    with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+        width, height = image.size
+        most = MAX_PIXELS // 2 if image.format == "WEBP" else MAX_PIXELS  # its decoder holds four copies
+        if width * height > most or max(width, height) > MAX_SIDE:
+            limit = f"{most // 10**6} million, or a side over {MAX_SIDE}"
+            raise ImageError(f"{width}x{height} pixels, more than {limit}")
+        if data.startswith(b"\xff\xd8") and (scans := _scans(data)) * width * height > MAX_SCANS * MAX_PIXELS:
+            raise ImageError(f"a JPEG of {width}x{height} pixels in {scans} scans, too many to decode")
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
+        image.load()
+        small = _shrink(image, size)
+    ImageOps.exif_transpose(small, in_place=True)
+    return small
+
+
+def _scans(data: bytes) -> int:
+    """Returns the number of scans of a JPEG file."""
+    place, scans = 2, 0
+    while (found := MARKER.search(data, place)) and found[1] != b"\xd9":
+        scans += found[1] == b"\xda"
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return scans
+
+
+def _shrink(image: Image.Image, size: int) -> Image.Image:
+    """Returns an image as RGB, made in strips, since copies of a large one would take a gigabyte.
+
+    A large image is also reduced by a whole factor that leaves three times `size`.
+    """
+    (width, height), exif = image.size, image.getexif()
+    factor = max(1, min(width, height) // (3 * size)) if width * height > LARGE else 1
+    deep = (
+        image.mode != "I" or cast(tuple[int, int], image.getextrema())[1] > 255
+    )  # mode "I" has 32 bits for either range
+    rows = max(1, STRIP // (width * factor)) * factor
+    whole = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        whole.paste(_to_rgb(strip, deep).reduce(factor), (0, top // factor))
+    whole.getexif()[ExifTags.Base.Orientation] = exif.get(ExifTags.Base.Orientation, 1)
+    return whole
+
+
+def _to_rgb(image: Image.Image, is_16_bit: bool) -> Image.Image:
+    if image.mode in ("F", "LAB"):
+        kind = (
+            "grey of floating-point numbers, whose white is not known" if image.mode == "F" else "Lab colours"
+        )
+        raise ImageError(f"{kind}: convert it to 8-bit sRGB")
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey, which Pillow would clip
         grey = np.asarray(image, np.float32)
-        is_16_bit = image.mode != "I" or grey.max() > 255  # mode "I" has 32 bits for either range
         shades = np.where(grey == image.info.get("transparency"), 255.0, grey / (257.0 if is_16_bit else 1.0))
         return Image.fromarray(shades.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
