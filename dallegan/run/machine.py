@@ -9,14 +9,14 @@ import shlex
 import sys
 from typing import Any
 
-import jax
-
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = "jax", "jaxlib", "flax", "optax"  # whose versions decide numbers and speed
 
 
 def about() -> dict[str, Any]:
     """Returns what a result was measured with: the command, the date, the device and versions of packages."""
+    import jax  # takes seconds, which `restart_with_huge_pages` must not take
+
     first, versions = jax.devices()[0], {name: importlib.metadata.version(name) for name in PACKAGES}
     device = f"{jax.device_count()} x {first.device_kind}"
     if first.platform == "cpu":
