@@ -1,9 +1,11 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
 import contextlib
+import difflib
 import io
 import os
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,12 +14,20 @@ from typing import Any, TypeVar
 
 import tyro
 
-from dallegan.config import Config, feature_sides, load_preset, presets
+from dallegan.config import Config, feature_sides, flatten, load_preset, presets
 from dallegan.errors import TransientError, UserError, is_permanent
 from dallegan.io.files import local_path
 from dallegan.io.text import shown
 
 T = TypeVar("T")
+# settings by the names that other programs give them
+MEANT = {
+    "data": "data.source",
+    "model": "init-from",
+    "batch-size": "batch",
+    "epochs": "steps",
+    "out": "workdir",
+}
 LESS_MEMORY = (
     "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, "
     "or with a smaller --batch"
@@ -27,12 +37,30 @@ LESS_MEMORY = (
 def parse(kind: type[T], prog: str, **options: Any) -> T:
     """Parses a command line by `tyro.cli`, whose keyword arguments `options` are, and expands "~" in paths.
 
-    A shell leaves "~" as it is in --out=~/x. Bad flags end the program with exit code 2, and tyro says on
-    stderr what is wrong. Raises UserError if a path is an address, or in the home of an unknown user.
+    A shell leaves "~" as it is in --out=~/x. Raises UserError for bad flags, and for a path that is an
+    address or in the home of an unknown user.
     """
-    args = tyro.cli(kind, prog=prog, **options)
+    args = _call_tyro(kind, prog=prog, **options)
     paths = {name: value for name, value in vars(args).items() if isinstance(value, pathlib.Path)}
     return replace(args, **{name: local_path(path) for name, path in paths.items()})  # type: ignore[type-var]
+
+
+def _call_tyro(kind: type[T], **options: Any) -> Any:
+    """Calls `tyro.cli`. Raises UserError, with the main sentence of tyro's message, if it finds a fault."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    title, *parts = re.split("[-─]{8,}", re.sub("[│╭╮╰╯├┤]", " ", said.getvalue()))
+    message = " ".join((parts or [title])[0].split()).rstrip(".")
+    if "literal for int()" in message:
+        message += ", which must be a whole number in digits"
+    if misplaced := [word for word in presets() if repr(word) in message]:
+        message += f" (a preset stands before all flags: {options['prog'].rpartition(' ')[0]} {misplaced[0]})"
+    raise UserError(f"{message}. {options['prog']} --help lists all flags")
 
 
 def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
@@ -53,12 +81,17 @@ def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
         f"Presets: {', '.join(presets())}. Default: quickstart. The flags below show {preset}.\n\n"
         "The same command again resumes the run. --debug trains a tiny variant of the preset for 10 steps."
     )
-    parsed, unknown = tyro.cli(Config, return_unknown_args=True, **options)
+    parsed, unknown = _call_tyro(Config, return_unknown_args=True, **options)
     if not unknown:
         return parsed
-    if not unknown[0].startswith("-"):
-        raise UserError(f"{unknown[0]!r} is not a flag; name one preset, before all flags: {usage}")
-    return tyro.cli(Config, **options)  # ends the program, and says which flag may have been meant
+    flag = unknown[0].partition("=")[0]
+    if not flag.startswith("-"):
+        raise UserError(f"{flag!r} is not a flag; name one preset, before all flags: {usage}")
+    name, names = flag.strip("-").replace("_", "-"), [name.replace("_", "-") for name in flatten(config)]
+    ends = [full for full in names if full.endswith(f".{name}")]
+    meant = [MEANT[name]] if name in MEANT else ends or difflib.get_close_matches(name, names, 3)
+    also = f"; did you mean --{' or --'.join(meant)}?" if meant else "."
+    raise UserError(f"no flag {flag}{also} {prog} --help lists all")
 
 
 def debug(config: Config) -> Config:
