@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -147,7 +148,7 @@ def train(config: Config, source: Source | None = None) -> None:
                 continue
             log.sync()
             if (place := from_main(find())) != home:
-                leave(workdir, place, step, runner.view(state), identity)
+                leave(workdir, place, step, runner.view(state), checkpoints)
             scores: dict[str, Any] = {}
             if to_draw or to_evaluate:
                 with clock("eval"):
@@ -211,18 +212,24 @@ def write_tokenizer(workdir: pathlib.Path, config: Config, source: Source, origi
             tokenizer.save(path)
 
 
-def leave(workdir: pathlib.Path, place: str, step: int, state: Any, identity: Mapping[str, Any]) -> None:
+def leave(workdir: pathlib.Path, place: str, step: int, state: Any, checkpoints: Checkpoints) -> None:
     """Saves a state to `place`, where the directory of the run lies since it was renamed; "" if it is gone.
 
     Raises UserError, which says so.
     """
+    checkpoints.wait()
+    saved = False
+    if place:
+        with contextlib.closing(Checkpoints(place, KEEP, identity=checkpoints.identity)) as there:
+            there.save(step, state)
+            saved = there.wait()
+    old = checkpoints.directory.parent
+    if (saved or not place) and [path.name for path in old.glob("*")] == ["checkpoints"]:
+        shutil.rmtree(old, ignore_errors=True)  # made again by a save that was in progress
     if not place:
         raise UserError(f"{workdir} was removed, or taken by another process, before step {step} was saved")
-    with contextlib.closing(Checkpoints(place, KEEP, identity=identity)) as checkpoints:
-        checkpoints.save(step, state)
-        saved = "saved" if checkpoints.wait() else "not saved"
     was = f"{workdir} was renamed to {place} while it trained"
-    raise UserError(f"{was}: stopped and {saved} at step {step}; --workdir {place} resumes")
+    raise UserError(f"{was}: stopped{' and saved' * saved} at step {step}; --workdir {place} resumes")
 
 
 def is_due(step: int, every: int, config: Config) -> bool:

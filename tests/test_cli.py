@@ -248,7 +248,11 @@ def gone():
     return os.fdopen(writes, "w", buffering=1)
 
 
-@pytest.mark.parametrize("make", [gone, lambda: open("/dev/full", "w", buffering=1), lambda: None])
+def full():
+    return open("/dev/full", "w", buffering=1)
+
+
+@pytest.mark.parametrize("make", [gone, full, lambda: None])
 def test_messages_that_nobody_takes_change_nothing(monkeypatch, make):
     """The reader of stderr has gone, its disk is full, or a shell has closed it. For training, stdout too."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)

@@ -43,7 +43,7 @@ class Checkpoints:
     ) -> None:
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._writer = keep, writer
-        self._identity: dict[str, Any] = json.loads(json.dumps(identity or {}))  # with lists for tuples
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity or {}))  # with lists for tuples
         self._thread = ThreadPoolExecutor(1)
         self._saving: tuple[int, Future[None]] | None = None
         self._damaged: set[int] = set()
@@ -96,7 +96,7 @@ class Checkpoints:
                 force=True,
                 overwrite=again,
                 metrics=metrics,
-                custom_metadata=self._identity or None,
+                custom_metadata=self.identity or None,
             )
         except WRITE_ERRORS as error:
             failed: Future[None] = Future()
@@ -179,7 +179,7 @@ class Checkpoints:
         stored: Any = {}
         with contextlib.suppress(Exception):  # damage, which the load after this reports
             stored = self._orbax.checkpointables_metadata(step).custom_metadata or {}
-        if changed := from_main([k for k, v in self._identity.items() if stored.get(k, v) != v]):
+        if changed := from_main([k for k, v in self.identity.items() if stored.get(k, v) != v]):
             raise UserError(
                 f"checkpoint {step} of {self.directory.parent} was trained with other values of "
                 f"{', '.join(changed)}: put them back, or choose another --workdir"
