@@ -19,7 +19,7 @@ from conftest import ROOT, TINY_FLAGS
 from dallegan import __main__, __version__
 from dallegan.commands import sample, train
 from dallegan.errors import UserError
-from dallegan.io.cli import forgive_stdout, parse, parse_config, run
+from dallegan.io.cli import Forgiving, parse, parse_config, run
 from dallegan.io.files import check_writable, write_atomic
 
 
@@ -72,7 +72,7 @@ def empty(tmp_path):
             "(a preset stands before all flags: dallegan train story",
         ),
         (["--\x1b[2J", "x"], "no flag --\\x1b[2J. dallegan train --help"),
-        (["--steps", "9" * 9999], " ... 9999"),
+        (["--x" + "9" * 9999, "x"], "9 ... 9"),
     ],
 )
 def test_train_refuses(args, message, empty, tmp_path, dallegan):
@@ -147,21 +147,24 @@ def test_a_pipe_gives_prompts_once(tmp_path, dallegan):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["train", "--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
-        (["sample", "--no-such-flag", "1"], "Unrecognized options: --no-such-flag"),
-        (["train", "--model.widht", "128"], "Perhaps you meant: --model.width INT"),
+        (["train", "--no-such-flag", "1"], "error: no flag --no-such-flag. dallegan train --help"),
+        (
+            ["sample", "--no-such-flag", "1"],
+            "Unrecognized options: --no-such-flag, 1. dallegan sample --help",
+        ),
+        (["sample", "--modle", "x"], "Unrecognized options: --modle, x; did you mean --model?"),
+        (["train", "--model.widht", "128"], "did you mean --model.width"),
         (["train", "--steps", "abc"], "Error parsing --steps: invalid literal for int() with base 10: 'abc'"),
-        (["train", "--steps", "abc"], "see dallegan train quickstart --help"),
+        (["train", "--steps", "abc"], ". dallegan train quickstart --help lists all flags"),
         (["train", "--loss.adversarial", "wgan"], "invalid choice 'wgan' for argument '--loss.adversarial'"),
         (["train", "--optim.lr", "1"], "Missing value for argument '--optim.lr'"),
         (["sample", "a cat", "--n", "many"], "Error parsing --n: invalid literal"),
     ],
 )
 def test_bad_flags(args, message, dallegan):
-    """The parser's own words, in a frame."""
     code, out, error = dallegan(*args)
-    assert (code, out) == (2, "")
-    assert message in " ".join(re.sub("[╭─╮│╰╯]", " ", error).split())
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert message in error
 
 
 def test_help_teaches(dallegan):
@@ -169,7 +172,7 @@ def test_help_teaches(dallegan):
     assert code == 0
     for word in ("storybook64", "--data.source", "--workdir", "--loss.gamma", "runs/quickstart", "--debug"):
         assert word in out
-    assert len(set(re.findall(r"--[a-z][\w.-]+", out)) - {"--debug"}) <= 60 + 3  # three have a --no- form
+    assert len(set(re.findall(r"--[a-z][\w.-]+", out)) - {"--debug"}) <= 61 + 3  # three have a --no- form
     assert "(default: runs/dcgan-debug)" in dallegan("train", "dcgan", "--debug", "--help")[1]
     code, out, _ = dallegan("sample", "--help")
     assert code == 0
@@ -265,7 +268,9 @@ def test_messages_that_nobody_takes_change_nothing(monkeypatch, make):
         warnings.warn("careful", stacklevel=1)
         done.append(sys.stderr.isatty())
 
-    assert run(work) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert run(work) == 0
     assert done == [False]
 
     def fail():
@@ -275,7 +280,7 @@ def test_messages_that_nobody_takes_change_nothing(monkeypatch, make):
     monkeypatch.setattr(sys, "stdout", make())
 
     def train_on():
-        forgive_stdout()
+        sys.stdout = Forgiving(sys.stdout)
         for _ in range(1000):
             print("progress " * 100, flush=True)
 

@@ -54,13 +54,16 @@ def _call_tyro(kind: type[T], **options: Any) -> Any:
     except SystemExit as stop:
         if not stop.code:
             raise
-    title, *parts = re.split("[-─]{8,}", re.sub("[│╭╮╰╯├┤]", " ", said.getvalue()))
+    whole = re.sub("[│╭╮╰╯├┤]", " ", said.getvalue())
+    title, *parts = re.split("[-─]{8,}", whole)
     message = " ".join((parts or [title])[0].split()).rstrip(".")
+    if near := re.search(r"Perhaps you meant:?[\s─-]*(--[\w.-]+)", whole):
+        message += f"; did you mean {near[1]}?"
     if "literal for int()" in message:
         message += ", which must be a whole number in digits"
     if misplaced := [word for word in presets() if repr(word) in message]:
         message += f" (a preset stands before all flags: {options['prog'].rpartition(' ')[0]} {misplaced[0]})"
-    raise UserError(f"{message}. {options['prog']} --help lists all flags")
+    raise UserError(f"{message}. {options['prog']} --help lists all flags".replace("?.", "?"))
 
 
 def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
@@ -163,11 +166,6 @@ class Forgiving:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def forgive_stdout() -> None:
-    """Lets a command go on without a reader of what it prints, since its product is in files."""
-    sys.stdout = Forgiving(sys.stdout)
 
 
 def _set_up_streams() -> None:
