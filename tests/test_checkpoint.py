@@ -140,6 +140,23 @@ def test_checksums_that_are_none(tmp_path, sums):
         assert restored(tmp_path) == 1
 
 
+@pytest.mark.parametrize("damage", ["[1]", "[" * 100_000, '{"custom_metadata": [1]}', "x"])
+def test_metadata_of_another_shape(tmp_path, damage):
+    """Orbax does not open the directory, so one line says what to remove."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.save(2, state(2))
+    (tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA").write_text(damage)
+    with contextlib.suppress(UserError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert restored(tmp_path) == 1
+        return
+    with pytest.raises(UserError, match=r"^checkpoint 2 in .*checkpoints is damaged: remove it"):
+        restored(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert restored(tmp_path) == 1
+
+
 def test_a_file_that_the_checksums_miss_is_a_fault(tmp_path):
     """Files that a file system or a desktop leaves, which are hidden, are none."""
     with opened(tmp_path) as checkpoints:

@@ -37,7 +37,7 @@ def test_another_number_of_images_is_refused(finished, tmp_path):
         UserError, match=rf"storybook has {images} images, but had 380 when the run in .*/run began"
     ):
         train(tiny(workdir=str(tmp_path / "run")))
-    for damaged in ("", "[]", None):
+    for damaged in ("", "[]", '{"images": "many", "names": [1]}', None):
         file.unlink() if damaged is None else file.write_text(damaged)
         train(tiny(workdir=str(tmp_path / "run")))
         assert json.loads(file.read_text()) == {"images": images}
@@ -256,6 +256,12 @@ def test_what_is_no_file_is_neither_read_nor_filled(tmp_path, name):
         os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match=rf"{tmp_path}/{name} is not a regular file: remove it"):
         train(tiny(workdir=str(tmp_path)))
+
+
+def test_a_directory_whose_name_is_not_utf8(tmp_path):
+    with pytest.raises(UserError, match="its name is not UTF-8"):
+        train(tiny(workdir=f"{tmp_path}/a\udcffb"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run", "~nobody-at-all/run"])

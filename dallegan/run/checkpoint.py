@@ -49,6 +49,7 @@ class Checkpoints:
         self._damaged: set[int] = set()
         self._filter = lambda record: not {"orbax", "etils"} & {*pathlib.Path(record.pathname).parts}
         logging.getLogger("absl").addFilter(self._filter)  # which other packages log to as well
+        self._orbax: Any = None
         self._open()
 
     def _open(self) -> None:
@@ -56,12 +57,23 @@ class Checkpoints:
         score = lambda metrics: metrics["score"]
         best = policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         keep: Any = policies.AnyPreservationPolicy([policies.LatestN(self._keep), best])
-        self._orbax = ocp.training.Checkpointer(
-            str(self.directory), preservation_policy=keep, cleanup_tmp_directories=self._writer
-        )
+        try:
+            self._orbax = ocp.training.Checkpointer(
+                str(self.directory), preservation_policy=keep, cleanup_tmp_directories=self._writer
+            )
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # of damaged metadata
+            logging.getLogger("absl").removeFilter(self._filter)
+            steps = [path.name for path in self.directory.glob("*") if path.name.isdigit()]
+            damaged = [step for step in steps if self._fault(int(step))] or steps
+            hint = "remove it, and the run resumes from another one"
+            raise UserError(
+                f"checkpoint {' or '.join(damaged)} in {self.directory} is damaged: {hint}"
+            ) from None
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved, oldest first."""
+        if self._orbax is None:  # a write has failed
+            self._open()  # removes what is half written
         return sorted(c.step for c in self._orbax.checkpoints)
 
     def best(self) -> int | None:
@@ -135,8 +147,7 @@ class Checkpoints:
         )
         with contextlib.suppress(*WRITE_ERRORS):
             self._orbax.close()
-        if self.directory.exists():  # else the run's directory was renamed, and would be made anew
-            self._open()  # removes what is half written
+        self._orbax = None
 
     def restore(self, abstract: Any, step: int | None = None, partial: bool = False) -> Any | None:
         """Restores the state of a step, or the newest one that is intact, on all processes alike.
@@ -206,7 +217,8 @@ class Checkpoints:
         """Waits for the write in progress, and releases Orbax's threads."""
         self.wait()
         self._thread.shutdown()
-        self._orbax.close()
+        if self._orbax:
+            self._orbax.close()
         logging.getLogger("absl").removeFilter(self._filter)
 
 

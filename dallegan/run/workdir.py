@@ -57,6 +57,10 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], str]]:
     Raises UserError if the directory cannot be written to, or if the other run does not end.
     """
     home = str(workdir.absolute())
+    if home != home.encode("utf-8", "replace").decode():
+        raise UserError(
+            f"--workdir {workdir}: its name is not UTF-8, and checkpoints need that; choose another"
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for path in workdir.iterdir():  # a pipe would be waited for, and a device read or filled for ever
@@ -168,13 +172,14 @@ def _read_config(path: pathlib.Path) -> Config:
 
 def _read_data(path: pathlib.Path) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged file
-        return parse_object(read_file(path))
+        found = parse_object(read_file(path)).items()
+        return {name: x for name, x in found if type(x) is (int if name == "images" else str)}
     return {}
 
 
 def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
-    file = pathlib.Path(error.filename or "")  # for example `checkpoints`, which is a file
-    inside = f"{file.name}: " if file.parent == workdir and file.suffix != ".part" else ""
+    file = pathlib.Path(error.filename or "").absolute()  # for example `checkpoints`, which is a file
+    inside = f"{file.name}: " if file.parent == workdir.absolute() and file.suffix != ".part" else ""
     return UserError(f"cannot write to --workdir {workdir}: {inside}{error.strerror}")
 
 
