@@ -49,10 +49,10 @@ class Checkpoints:
         self._damaged: set[int] = set()
         self._filter = lambda record: not {"orbax", "etils"} & {*pathlib.Path(record.pathname).parts}
         logging.getLogger("absl").addFilter(self._filter)  # which other packages log to as well
-        self._orbax: Any = None
         self._open()
 
     def _open(self) -> None:
+        self._failed = False  # whether a write has failed since
         policies = ocp.training.preservation_policies
         score = lambda metrics: metrics["score"]
         best = policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
@@ -72,7 +72,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved, oldest first."""
-        if self._orbax is None:  # a write has failed
+        if self._failed:
             self._open()  # removes what is half written
         return sorted(c.step for c in self._orbax.checkpoints)
 
@@ -147,7 +147,7 @@ class Checkpoints:
         )
         with contextlib.suppress(*WRITE_ERRORS):
             self._orbax.close()
-        self._orbax = None
+        self._failed = True
 
     def restore(self, abstract: Any, step: int | None = None, partial: bool = False) -> Any | None:
         """Restores the state of a step, or the newest one that is intact, on all processes alike.
@@ -217,7 +217,7 @@ class Checkpoints:
         """Waits for the write in progress, and releases Orbax's threads."""
         self.wait()
         self._thread.shutdown()
-        if self._orbax:
+        if not self._failed:
             self._orbax.close()
         logging.getLogger("absl").removeFilter(self._filter)
 
