@@ -19,7 +19,7 @@ import numpy as np
 from dallegan.compile import chunks, compute_dtype, jit_sample
 from dallegan.config import Config, check, count_layers, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.io.files import digest, expand_home, read_file, write_atomic
+from dallegan.io.files import digest, expand_home, local_path, read_file, write_atomic
 from dallegan.io.remote import MODEL_FILES, check_name, fetch
 from dallegan.io.text import shown
 from dallegan.io.weights import read_weights, write_weights
@@ -220,7 +220,7 @@ class Model:
         The weights are rounded to bfloat16, which makes the folder a tenth of a checkpoint's size. Raises
         UserError if the folder cannot be written to, or is a run's directory.
         """
-        folder = expand_home(folder)
+        folder = local_path(folder)
         if (folder / "checkpoints").exists():
             raise UserError(
                 f"{folder} is a run's directory: its checkpoints would be hidden; name another folder"

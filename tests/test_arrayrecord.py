@@ -144,9 +144,7 @@ def test_brackets_in_a_path_and_the_home_of_nobody(tmp_path):
 def test_elsewhere(tmp_path):
     with pytest.raises(UserError, match=r"a folder that `dallegan prepare SRC DIR` has finished"):
         ArrayRecord(str(tmp_path), 16)
-    with pytest.raises(
-        UserError, match=r"gs://b/x: ArrayRecord files are read from disk only; mount the bucket"
-    ):
+    with pytest.raises(UserError, match=r"gs://b/x is an address, not a path on a disk; mount the bucket"):
         ArrayRecord("gs://b/x", 16)
 
 

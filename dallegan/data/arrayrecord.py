@@ -3,7 +3,7 @@
 A record is a msgpack of {"image": image file, "captions": [text, ...]}.
 """
 
-import os
+import json
 import pathlib
 import re
 from typing import Any
@@ -15,22 +15,13 @@ from array_record.python.array_record_module import ArrayRecordReader
 from dallegan.data.captions import clean_captions
 from dallegan.data.file_source import FileCache, FileSource, UnusableRecord
 from dallegan.errors import UserError
-from dallegan.io.files import parse_object, read_file
+from dallegan.io.files import digest, local_path, parse_object, read_file
 from dallegan.io.image import read_image
 
 VERSION = 1
 SHARD = re.compile(r"data-\d+-of-\d+\.array_record")  # the only file names that a manifest may give
 FIELDS = {"version": int, "source": str, "size": int, "vocab": int, "pictures": int, "shards": list}
 MAX_MANIFEST = 2**28  # bytes
-
-
-def local_path(path: str) -> pathlib.Path:
-    """Returns a path on a disk. Raises UserError for an address: ArrayRecord's reader opens nothing else."""
-    if "://" in path:
-        raise UserError(
-            f"{path}: ArrayRecord files are read from disk only; mount the bucket (gcsfuse) or copy it"
-        )
-    return pathlib.Path(os.path.expanduser(path))  # `Path.expanduser` raises for the home of nobody
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -116,6 +107,11 @@ class ArrayRecord(FileSource):
     def name(self, index: int) -> str:
         """Returns "shard:record"."""
         return "{}:{}".format(*self._locate(index))
+
+    def identity(self) -> dict[str, str]:
+        """Returns a digest of the names and sizes of the shards."""
+        whole = digest([json.dumps(self._shards, sort_keys=True)])
+        return {"names": whole, "contents": whole}
 
     def record(self, index: int) -> tuple[bytes, list[str]]:
         """Returns an image as a file, and all its captions. Raises UnusableRecord, OSError."""

@@ -17,7 +17,7 @@ from dallegan.data.captions import captions_in_json, captions_in_object, caption
 from dallegan.data.file_source import JUNK, SUFFIXES, FileSource, UnusableRecord
 from dallegan.data.rows import image_of, read_rows
 from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
-from dallegan.io.files import open_regular, read_file
+from dallegan.io.files import digest, expand_home, open_regular, read_file
 from dallegan.io.image import ImageError, read_image
 
 KEEP_BYTES = 2 * 2**30  # decoded images up to this are kept in memory; more are decoded again at each use
@@ -51,7 +51,7 @@ class Folder(FileSource):
         self, path: str, size: int, threads: int = 2, check: bool = True, encoding: str = ""
     ) -> None:
         super().__init__(size)
-        self.path, self._encoding = pathlib.Path(os.path.abspath(os.path.expanduser(path))), encoding
+        self.path, self._encoding = pathlib.Path(os.path.abspath(expand_home(path))), encoding
         if not self.path.is_dir():
             raise UserError(
                 f"no folder {path}: --data.source folder:PATH needs a folder of images with captions"
@@ -191,6 +191,11 @@ class Folder(FileSource):
     def name(self, index: int) -> str:
         """Returns the path of the file inside the folder."""
         return self._relative(self.files[index])
+
+    def identity(self) -> dict[str, str]:
+        """Returns digests of the names, and of names and captions, of up to 10,000 images."""
+        texts = (text for i in self._some() for text in (self.name(i), *self.captions_of(i)))
+        return super().identity() | {"contents": digest(texts)}
 
     def captions_of(self, index: int) -> list[str]:
         """Returns all captions of an image."""

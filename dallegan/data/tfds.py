@@ -17,11 +17,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
-from dallegan.data.arrayrecord import classify, local_path
+from dallegan.data.arrayrecord import classify
 from dallegan.data.captions import clean_captions
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.errors import UserError
-from dallegan.io.files import parse_object, read_file
+from dallegan.io.files import local_path, parse_object, read_file
 from dallegan.io.image import read_image
 
 OPTIONS = {"split": "train", "image": "", "text": "", "data_dir": ""}

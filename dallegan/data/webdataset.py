@@ -30,7 +30,7 @@ import numpy as np
 from dallegan.data.captions import captions_in_json, captions_in_text
 from dallegan.data.file_source import JUNK, SUFFIXES, UNREAD, FileCache, FileSource, UnusableRecord
 from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
-from dallegan.io.files import filesystem, open_regular, reading
+from dallegan.io.files import digest, expand_home, filesystem, open_regular, reading
 from dallegan.io.image import MAX_BYTES as MAX_IMAGE
 from dallegan.io.image import foreign, read_image
 
@@ -65,7 +65,7 @@ def find(pattern: str) -> list[str]:
     """
     found: list[str] = []
     try:
-        is_name = "://" not in pattern and os.path.exists(os.path.expanduser(pattern))
+        is_name = "://" not in pattern and expand_home(pattern).exists()
         names = [pattern] if is_name or "{" not in pattern else bracex.expand(pattern, limit=MAX_SHARDS)
     except bracex.ExpansionLimitException:
         raise UserError(f"webdataset:{pattern} names more than {MAX_SHARDS} files") from None
@@ -86,7 +86,7 @@ def find(pattern: str) -> list[str]:
 
 def _match(name: str) -> list[str]:
     """Returns, sorted, the tars of a folder, the files of a glob, or a single file, which may be missing."""
-    fs, path = filesystem(name) if "://" in name else (None, os.path.expanduser(name))
+    fs, path = filesystem(name) if "://" in name else (None, str(expand_home(name)))
     if (fs or os.path).isdir(path):
         globs = [f"{glob.escape(path)}/{tail}" for tail in TAILS]
     elif set(name) & set("*?[") and not (fs or os.path).exists(path):  # a file of that very name comes first
@@ -270,6 +270,11 @@ class WebDataset(FileSource):
         except Exception:  # tarfile raises nearly anything, if the file has changed
             name = offset
         return f"{self._labels[row['shard']]}:{name}"
+
+    def identity(self) -> dict[str, str]:
+        """Returns a digest of the names of the shards, and of the places and sizes in them."""
+        whole = digest([*map(os.path.basename, self.shards), self.index.tobytes()])
+        return {"names": whole, "contents": whole}
 
     def _read(self, row: Any, offset: int, size: int) -> bytes:
         data = self._files.get(self.shards[row["shard"]])(offset, size)

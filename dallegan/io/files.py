@@ -89,6 +89,13 @@ def expand_home(path: str | pathlib.Path) -> pathlib.Path:
         raise UserError(f"{path}: there is no such user; for a folder of that name, write ./{path}") from None
 
 
+def local_path(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns a path on a disk, with "~" expanded. Raises UserError for an address such as gs://bucket/x."""
+    if re.match(r"\w{2,}:/", str(path)):  # pathlib makes gs:/bucket of gs://bucket
+        raise UserError(f"{path} is an address, not a path on a disk; mount the bucket (gcsfuse), or copy it")
+    return expand_home(path)
+
+
 def open_regular(path: str | pathlib.Path) -> IO[bytes]:
     """Opens a file of a user or a stranger for reading.
 
