@@ -43,6 +43,7 @@ from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
 from dallegan.io.files import lock_byte, write_atomic, writing
 from dallegan.io.image import ImageError
+from dallegan.io.text import shown
 from dallegan.tokenizer import Tokenizer
 
 # JPEG without chroma subsampling (4:4:4)
@@ -304,7 +305,7 @@ def run_workers(job: Job, workers: int) -> None:
             total=job.plan["read"],
             initial=job.images_done(),
             unit="img",
-            desc=job.out.name,
+            desc=shown(job.out.name),
             dynamic_ncols=tty,
             mininterval=0.5 if tty else 30,
         ) as bar,
@@ -337,7 +338,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             run_workers(job, min(args.workers or cores(), job.shards))
         except KeyboardInterrupt:
-            print(f"stopped; the same command goes on with {out}", file=sys.stderr)
+            print(shown(f"stopped; the same command goes on with {out}", 2**14), file=sys.stderr)
             raise
     with writing(out / ".claims"):
         leftovers = [out / ".claims", out / ".plan.json", *out.glob(".data-*"), *out.glob(".*.part")]
@@ -345,9 +346,10 @@ def main(argv: Sequence[str]) -> None:
             leftover.unlink(missing_ok=True)
     manifest = read_manifest(out)
     skipped = sum(manifest.get("skipped", {}).values())
-    print(
+    about = (
         f"{out} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} "
         f"px in {len(manifest['shards'])} shards. "
         + (f"{skipped} were skipped, named in {out / 'skipped.log'}. " if skipped else "")
         + f"Train on them: dallegan train --data.source arrayrecord:{out} --data.size {manifest['size']}"
     )
+    print(shown(about, 2**14))
