@@ -1,9 +1,9 @@
-"""The font that ships, for captions under images: Noto Sans SC, cut to GB 2312, and Noto Sans for Europe's letters.
+"""The font that ships, for captions: Noto Sans SC, cut to GB 2312, with Noto Sans for Europe's letters.
 
 Needs fonttools, and the two fonts of weight 400, which `npm pack @expo-google-fonts/noto-sans-sc` and
 `npm pack @expo-google-fonts/noto-sans` bring (SIL Open Font Licence).
 
-    python recipes/font.py NotoSansSC_400Regular.ttf NotoSans_400Regular.ttf dallegan/assets/NotoSansSC-subset.ttf
+    python recipes/font.py NotoSansSC_400Regular.ttf NotoSans_400Regular.ttf NotoSansSC-subset.ttf
 
 256 units per em instead of 1000 need two thirds of the bytes, and are 1/17 of a pixel in the captions.
 """

@@ -170,13 +170,15 @@ def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: in
     texts = [wrap(" ".join(text[:400].split()), width - 2 * GAP, FONT_SIZE, 2) for text in captions]
     heights = [len(lines) * LINE + side + 2 * GAP for lines in texts]
     sheet = Image.new("RGB", (width, sum(heights) + GAP), "white")
-    draw, y = ImageDraw.Draw(sheet), GAP
+    y = GAP
     for row, lines, height in zip(rows, texts, heights, strict=True):
+        strip = Image.new("RGB", (width, len(lines) * LINE), "white")  # holds what reaches far up or down
         for i, line in enumerate(lines):
-            x, baseline = float(GAP), y + i * LINE + FONT_SIZE + 1
+            x, baseline = float(GAP), i * LINE + FONT_SIZE + 1
             for piece, face in runs(line, FONT_SIZE):
-                draw.text((x, baseline), piece, fill="black", font=face, anchor="ls")
+                ImageDraw.Draw(strip).text((x, baseline), piece, fill="black", font=face, anchor="ls")
                 x += face.getlength(piece)
+        sheet.paste(strip, (0, y))
         for i, image in enumerate(row):
             enlarged = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (GAP + i * (side + GAP), y + len(lines) * LINE))
