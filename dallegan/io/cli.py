@@ -14,7 +14,6 @@ import tyro
 
 from dallegan.config import Config, feature_sides, load_preset, presets
 from dallegan.errors import TransientError, UserError, is_permanent
-from dallegan.io.text import shown
 
 T = TypeVar("T")
 LESS_MEMORY = (
@@ -29,22 +28,7 @@ def parse(kind: type[T], prog: str, **options: Any) -> T:
     A shell leaves "~" as it is in --out=~/x. Bad flags end the program with exit code 2, and tyro says on
     stderr what is wrong.
     """
-    return expand_home(_call_tyro(kind, prog=prog, **options))
-
-
-def _call_tyro(kind: type[T], args: Sequence[str] | None = None, **options: Any) -> Any:
-    """Calls `tyro.cli`, whose messages quote the command line, such that they quote it as `shown` has it."""
-    args = sys.argv[1:] if args is None else args
-    harmless = [shown(arg) for arg in args]
-    if harmless == [*args]:
-        return tyro.cli(kind, args=args, **options)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return tyro.cli(kind, args=args, **options)
-    except SystemExit as stop:
-        if stop.code:
-            tyro.cli(kind, args=harmless, **options)
-        raise
+    return expand_home(tyro.cli(kind, prog=prog, **options))
 
 
 def expand_home(args: Any) -> Any:
@@ -71,12 +55,12 @@ def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
         f"Presets: {', '.join(presets())}. Default: quickstart. The flags below show {preset}.\n\n"
         "The same command again resumes the run. --debug trains a tiny variant of the preset for 10 steps."
     )
-    parsed, unknown = _call_tyro(Config, return_unknown_args=True, **options)
+    parsed, unknown = tyro.cli(Config, return_unknown_args=True, **options)
     if not unknown:
         return expand_home(parsed)
     if not unknown[0].startswith("-"):
         raise UserError(f"{unknown[0]!r} is not a flag; name one preset, before all flags: {usage}")
-    return _call_tyro(Config, **options)  # ends the program, and says which flag may have been meant
+    return tyro.cli(Config, **options)  # ends the program, and says which flag may have been meant
 
 
 def debug(config: Config) -> Config:
