@@ -1,13 +1,15 @@
 """The program `dallegan COMMAND ...`; `python -m dallegan COMMAND ...` is the same."""
 
+import contextlib
 import difflib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from dallegan import __version__
 from dallegan.errors import UserError
-from dallegan.io.cli import run
 from dallegan.run.machine import restart_with_huge_pages
 
 COMMANDS = {
@@ -34,16 +36,35 @@ def dispatch(argv: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         meant = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"no command {name!r}{meant} Commands: {', '.join(COMMANDS)}")
-    importlib.import_module(f"dallegan.commands.{name}").main(argv[1:])  # only what it needs is imported
+    command = importlib.import_module(f"dallegan.commands.{name}")  # only what it needs is imported
+    if signal.getsignal(signal.SIGINT) is _quit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command.main(argv[1:])
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs a command line inside this process and returns its exit code."""
+    from dallegan.io.cli import run  # imports JAX, while `start` minds Ctrl-C
+
     return run(lambda: dispatch(argv))
+
+
+def _quit(*_: object) -> None:
+    """Ends the program on Ctrl-C while modules are imported, from whose middle an exception may not come."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def start(*command: str) -> int:
     """Runs `command` and the arguments of this process, and returns the exit code; for entry points."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _quit)
+    for descriptor in range(3):  # one that a shell has closed would become that of a file
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     argv = [*command, *sys.argv[1:]]
     if argv[:1] in (["train"], ["evaluate"]) and "--help" not in argv:
         restart_with_huge_pages()

@@ -216,11 +216,16 @@ def _settings(kind: Any = Config) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """Returns the settings that may not change when a run resumes, by their names on the command line."""
+    values, marked = flatten(config), _settings().items()
+    return {name: values[name] for name, marks in marked if not any(isinstance(m, Resumable) for m in marks)}
+
+
 def conflicts(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Returns the settings that differ and may not change when a run resumes: {name: (old, new)}."""
-    a, b = flatten(old), flatten(new)
-    fixed = [name for name, marks in _settings().items() if not any(isinstance(m, Resumable) for m in marks)]
-    return {name: (a[name], b[name]) for name in fixed if a[name] != b[name]}
+    a, b = fixed_settings(old), fixed_settings(new)
+    return {name: (a[name], b[name]) for name in a if a[name] != b[name]}
 
 
 def _check_bounds(name: str, value: Any, marks: tuple[Any, ...]) -> None:

@@ -4,9 +4,11 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,8 +18,9 @@ from dallegan.data.pipeline import make_batches, make_dataset, make_source, make
 from dallegan.data.source import Source
 from dallegan.errors import UserError
 from dallegan.evaluation.obedience import make_quick
-from dallegan.io.files import writing
+from dallegan.io.files import local_path, writing
 from dallegan.io.image import grid, save_png
+from dallegan.io.text import shown
 from dallegan.optim import make_optimizer
 from dallegan.parallel import check_devices, make_runner
 from dallegan.run import workdir as directory
@@ -49,18 +52,19 @@ def train(config: Config, source: Source | None = None) -> None:
     # 1. Check what can be checked before memory is taken.
     clock = Clock("init")
     if source is not None:
-        data = dataclasses.replace(config.data, source=type(source).__name__)
-        config = dataclasses.replace(config, data=data)
+        named = dataclasses.replace(config.data, source=type(source).__name__)
+        config = dataclasses.replace(config, data=named)
     check(config)
     if not config.workdir:
         raise UserError("--workdir is empty: name a directory")
     check_devices(config)
-    workdir = pathlib.Path(config.workdir).expanduser()
+    workdir = local_path(config.workdir)
     if (workdir / WEIGHTS).exists():  # `load` would take these weights, and never the run's checkpoints
         hint = f"choose another --workdir, and --init-from {workdir} to fine-tune it"
         raise UserError(f"{workdir} holds a saved model: {hint}")
     source = make_source(config) if source is None else source
-    if not all_same(f"{len(source)} {sorted(source.skipped)}"):
+    data = {"images": len(source), **getattr(source, "identity", dict)()}
+    if not all_same(f"{data} {sorted(source.skipped)}"):
         found = f"{len(source)} images here, and not the same on all processes"
         raise UserError(f"--data.source {config.data.source}: {found}; give every host the same data")
     origin = load_origin(config) if config.init_from and not directory.has_checkpoints(workdir) else None
@@ -69,25 +73,30 @@ def train(config: Config, source: Source | None = None) -> None:
 
     with contextlib.ExitStack() as stack:
         # 2. Build: the directory, the tokenizer, the networks, the step.
+        find: Callable[[], str] = str
+
         def prepare_workdir() -> None:
-            stack.enter_context(directory.hold(workdir))
-            directory.claim_config(workdir, config)
-            directory.record_image_count(workdir, config.data.source, len(source))
+            nonlocal find
+            find = stack.enter_context(directory.hold(workdir))
+            directory.claim(workdir, config, data)
             write_tokenizer(workdir, config, source, origin)
 
         on_main(prepare_workdir)
+        home = from_main(find())
         if not all_agree((workdir / directory.TOKENIZER).exists()):
             hint = "all processes must see the same directory; name one on a file system that they share"
             raise UserError(f"--workdir {workdir}: {hint}")
         if skipped := directory.write_skipped(workdir, source.skipped):
             names = f"{workdir}/skipped*.log has their names"
-            print(f"{skipped} files skipped, {len(source)} images kept; {names}", file=sys.stderr)
+            print(f"{skipped} files skipped, {len(source)} images kept; {shown(names)}", file=sys.stderr)
         tokenizer = load_tokenizer(workdir / directory.TOKENIZER, config.text)
         gan = make_gan(config, tokenizer.size)
         runner = make_runner(gan, make_optimizer(gan, config.optim, config.steps), config)
 
         # 3. Restore the newest checkpoint that can be read, or initialize.
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, KEEP, writer=True)))
+        identity = directory.identity(workdir, config, data)
+        checkpoints = Checkpoints(workdir, KEEP, writer=True, identity=identity)
+        stack.enter_context(contextlib.closing(checkpoints))
         restored = checkpoints.restore(runner.global_abstract)
         state = runner.init() if restored is None else runner.place(restored)
         if origin is not None and restored is None:  # another run may have saved while this one waited for it
@@ -96,7 +105,8 @@ def train(config: Config, source: Source | None = None) -> None:
         origin = restored = params = None  # each holds a copy of the parameters
         step = int(runner.view(state).step)
         if step >= config.steps:
-            print(f"{workdir} is complete: {step} steps. Sample it: dallegan sample PROMPT --model {workdir}")
+            done = f"{workdir} is complete: {step} steps. Sample it: dallegan sample PROMPT --model {workdir}"
+            print(shown(done))
             return
         if is_main():
             directory.record_machine(workdir)
@@ -104,7 +114,8 @@ def train(config: Config, source: Source | None = None) -> None:
             parameters = ", ".join(f"{name} {size / 1e6:.1f} M" for name, size in sizes.items())
             devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             devices += f" of {jax.process_count()} processes" * (jax.process_count() > 1)
-            print(f"{workdir}: {config.data.source} at {config.data.size} px on {devices}; {parameters}")
+            begins = f"{workdir}: {config.data.source} at {config.data.size} px on {devices}; {parameters}"
+            print(shown(begins, 1000))
 
         # 4. Step. Metrics are read one step late, so that the device always has a step to compute.
         dataset = make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count())
@@ -136,6 +147,8 @@ def train(config: Config, source: Source | None = None) -> None:
             if not (to_save or to_draw or to_write):
                 continue
             log.sync()
+            if (place := from_main(find())) != home:
+                leave(workdir, place, step, runner.view(state), checkpoints)
             scores: dict[str, Any] = {}
             if to_draw or to_evaluate:
                 with clock("eval"):
@@ -158,7 +171,7 @@ def train(config: Config, source: Source | None = None) -> None:
         if stopped and saved:
             log.note(f"stopped and saved at step {step} of {config.steps}; the same command resumes")
     if not all_agree(saved):
-        hint = "free some space, and the same command resumes from the one before"
+        hint = "mend what the warning says, and the same command resumes from the one before"
         raise UserError(f"the last checkpoint could not be written to {workdir}: {hint}")
     if is_main() and not stopped and can_report():
         try:
@@ -177,7 +190,7 @@ def load_origin(config: Config) -> Model:
     check_origin(config.init_from, origin.config, config)
     if is_main() and (shrink := conflicts(origin.config, config).get("model.shrink")):
         change = f"its images change at once (model.shrink: {shrink[0]} -> {shrink[1]})"
-        print(f"warning: not the shrinkage of {config.init_from}: {change}", file=sys.stderr)
+        print(shown(f"warning: not the shrinkage of {config.init_from}: {change}"), file=sys.stderr)
     return origin
 
 
@@ -197,6 +210,26 @@ def write_tokenizer(workdir: pathlib.Path, config: Config, source: Source, origi
             tokenizer = origin.tokenizer.extended(tokenizer, config.text.vocab)
         with writing(path):
             tokenizer.save(path)
+
+
+def leave(workdir: pathlib.Path, place: str, step: int, state: Any, checkpoints: Checkpoints) -> None:
+    """Saves a state to `place`, where the directory of the run lies since it was renamed; "" if it is gone.
+
+    Raises UserError, which says so.
+    """
+    checkpoints.wait()
+    saved = False
+    if place:
+        with contextlib.closing(Checkpoints(place, KEEP, identity=checkpoints.identity)) as there:
+            there.save(step, state)
+            saved = there.wait()
+    old = checkpoints.directory.parent
+    if (saved or not place) and [path.name for path in old.glob("*")] == ["checkpoints"]:
+        shutil.rmtree(old, ignore_errors=True)  # made again by a save that was in progress
+    if not place:
+        raise UserError(f"{workdir} was removed, or taken by another process, before step {step} was saved")
+    was = f"{workdir} was renamed to {place} while it trained"
+    raise UserError(f"{was}: stopped{' and saved' * saved} at step {step}; --workdir {place} resumes")
 
 
 def is_due(step: int, every: int, config: Config) -> bool:

@@ -49,8 +49,13 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
         fits = [
             batch for batch in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=batch), n)
         ]
-        near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
+        near: list[object] = [
+            *[x for x in fits if x < config.batch][-1:],
+            *[x for x in fits if x > config.batch][:1],
+        ]
         why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share and --loss.diversity"
+        whole = dataclasses.replace(config, loss=dataclasses.replace(config.loss, penalty_share=1.0))
+        near += ["--loss.penalty-share 1"] * rows_fit(whole, n)
         raise UserError(
             f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(map(str, near))}"
         )

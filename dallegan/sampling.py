@@ -19,7 +19,7 @@ import numpy as np
 from dallegan.compile import chunks, compute_dtype, jit_sample
 from dallegan.config import Config, check, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.io.files import write_atomic
+from dallegan.io.files import expand_home, local_path, write_atomic
 from dallegan.io.remote import fetch
 from dallegan.io.weights import read_weights, write_weights
 from dallegan.models.gan import Gan, Params
@@ -213,7 +213,7 @@ class Model:
         The weights are rounded to bfloat16, which makes the folder a tenth of a checkpoint's size. Raises
         UserError if the folder cannot be written to, or is a run's directory.
         """
-        folder = pathlib.Path(folder).expanduser()
+        folder = local_path(folder)
         if (folder / "checkpoints").exists():
             raise UserError(
                 f"{folder} is a run's directory: its checkpoints would be hidden; name another folder"
@@ -295,13 +295,12 @@ def find_model(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
     try:
         name, checkpoint = split_checkpoint(path)
         is_shipped = isinstance(path, str) and name in shipped
-        folder = SHIPPED / name if is_shipped else pathlib.Path(name).expanduser()
+        folder = SHIPPED / name if is_shipped else expand_home(name)
         saved = (folder / WEIGHTS).exists()
         needed = ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints")
         missing = [name for name in needed if not (folder / name).exists()]
-    except (OSError, RuntimeError) as error:  # no permission, a long name, the home of an unknown user
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{str(path)[:80]} is not a model: {reason}") from None
+    except OSError as error:  # no permission, a long name
+        raise UserError(f"{str(path)[:80]} is not a model: {error.strerror}") from None
     if missing:
         reason = f"no {', '.join(missing)} in it" if folder.is_dir() else "no such directory"
         names = ", ".join(shipped) or "none"

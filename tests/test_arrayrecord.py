@@ -127,9 +127,7 @@ def test_manifests(tmp_path, change, message):
 def test_elsewhere(tmp_path):
     with pytest.raises(UserError, match=r"a folder that `dallegan prepare SRC DIR` has finished"):
         ArrayRecord(str(tmp_path), 16)
-    with pytest.raises(
-        UserError, match=r"gs://b/x: ArrayRecord files are read from disk only; mount the bucket"
-    ):
+    with pytest.raises(UserError, match=r"gs://b/x is an address, not a path on a disk; mount the bucket"):
         ArrayRecord("gs://b/x", 16)
 
 

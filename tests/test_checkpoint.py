@@ -126,6 +126,71 @@ def test_a_checkpoint_without_checksums_is_read(tmp_path):
     assert restored(tmp_path) == 1
 
 
+@pytest.mark.parametrize(
+    "sums",
+    ["null", "[1]", "[" * 100_000, '{"state": {}}', '{"state": null}', "{", "\0", '{"a": [1, "x"]}', ""],
+)
+def test_checksums_that_are_none(tmp_path, sums):
+    """They count as damage, of whatever shape they are."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.save(2, state(2))
+    (tmp_path / "checkpoints" / "2" / SUMS).write_text(sums)
+    with pytest.warns(UserWarning, match="checkpoint 2 cannot be read"):
+        assert restored(tmp_path) == 1
+
+
+def test_a_file_that_the_checksums_miss_is_a_fault(tmp_path):
+    """Files that a file system or a desktop leaves, which are hidden, are none."""
+    with opened(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.save(2, state(2))
+    folder = tmp_path / "checkpoints" / "2"
+    for hidden in (".DS_Store", ".nfs0001", ".checksums.json.0123.part"):
+        (folder / hidden).write_text("x")
+    assert restored(tmp_path) == 2
+    sums = json.loads((folder / SUMS).read_text())
+    del sums[largest(folder).relative_to(folder).as_posix()]
+    (folder / SUMS).write_text(json.dumps(sums))
+    flip(largest(folder))
+    with pytest.warns(UserWarning, match="checkpoint 2 cannot be read"):
+        assert restored(tmp_path) == 1
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    """What the checkpoint does not know, as one of an older version, is not compared."""
+    identity = {"optim.lr": (0.1, 0.2), "tokenizer.model": "ab"}
+
+    def restore(now, save=False):
+        with contextlib.closing(Checkpoints(tmp_path, writer=True, identity=now)) as checkpoints:
+            if save:
+                checkpoints.save(1, state(1))
+                checkpoints.wait()
+            return int(checkpoints.restore(ABSTRACT)["step"])
+
+    assert restore(identity, save=True) == 1
+    assert restore({}) == restore(identity | {"new": 1}) == restore({"new": 1}) == 1
+    for name, value in (("optim.lr", (0.1, 0.3)), ("tokenizer.model", "cd")):
+        with pytest.raises(UserError, match=rf"checkpoint 1 of .* was trained with other values of {name}:"):
+            restore(identity | {name: value})
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert restore({}, save=True) == restore(identity) == 1
+
+
+def test_a_write_that_fails_does_not_make_a_directory_that_is_gone(tmp_path, monkeypatch):
+    with opened(tmp_path / "run") as checkpoints:
+
+        def fail(*_, **__):
+            (tmp_path / "run").rename(tmp_path / "moved")
+            raise FileNotFoundError(2, "No such file or directory")
+
+        monkeypatch.setattr(checkpoints._orbax, "save_checkpointables_async", fail)
+        checkpoints.save(1, state(1))
+        with pytest.warns(UserWarning, match="CHECKPOINT 1 COULD NOT BE WRITTEN"):
+            assert not checkpoints.wait()
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_intact_is_an_error(tmp_path):
     with opened(tmp_path) as checkpoints:
         checkpoints.save(1, state(1))

@@ -6,17 +6,20 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY_FLAGS
 
 from dallegan import __main__, __version__
 from dallegan.commands import sample, train
-from dallegan.io.cli import parse, parse_config, run
+from dallegan.errors import UserError
+from dallegan.io.cli import forgive_stdout, parse, parse_config, run
 from dallegan.io.files import check_writable, write_atomic
 
 
@@ -53,6 +56,23 @@ def empty(tmp_path):
         (["--data.source", "folder:/absent"], "no folder /absent"),
         (["--data.source", "folder:{empty}"], "no captioned images in"),
         (["--data.source", "cifar"], "choose storybook, emoji, folder:PATH"),
+        (["--batch", "1"], "--batch 1: does not split evenly over 1 device, --parallel.accumulate, --loss.p"),
+        (["--batch", "1"], "; take 8 or --loss.penalty-share 1"),
+        (["--data", "folder:x"], "no flag --data; did you mean --data.source?"),
+        (["--model", "x/model.safetensors"], "no flag --model; did you mean --init-from?"),
+        (["--lr", "1e-3"], "no flag --lr; did you mean --optim.lr?"),
+        (["--batch_size=3"], "no flag --batch_size; did you mean --batch?"),
+        (["--width", "64"], "no flag --width; did you mean --text.width or --model.width?"),
+        (["--stepz", "5"], "no flag --stepz; did you mean --steps?"),
+        (["--steps", "1e5"], "'1e5', which must be a whole number in digits"),
+        (["--batch", "32.0"], "'32.0', which must be a whole number in digits"),
+        (["--optim.lr", "1e-3"], "Missing value for argument '--optim.lr'. Expected 2 values"),
+        (
+            ["--model.attention", "8", "storybook32"],
+            "(a preset stands before all flags: dallegan train story",
+        ),
+        (["--\x1b[2J", "x"], "no flag --\\x1b[2J. dallegan train --help"),
+        (["--steps", "9" * 9999], " ... 9999"),
     ],
 )
 def test_train_refuses(args, message, empty, tmp_path, dallegan):
@@ -266,12 +286,77 @@ def test_a_reader_that_is_gone_is_no_error():
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
+def gone():
+    reads, writes = os.pipe()
+    os.close(reads)
+    return os.fdopen(writes, "w", buffering=1)
+
+
+def full():
+    return open("/dev/full", "w", buffering=1)
+
+
+@pytest.mark.parametrize("make", [gone, full, lambda: None])
+def test_messages_that_nobody_takes_change_nothing(monkeypatch, make):
+    """The reader of stderr has gone, its disk is full, or a shell has closed it. For training, stdout too."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(sys, "stderr", make())
+    done = []
+
+    def work():
+        for _ in range(1000):
+            print("progress " * 100, file=sys.stderr, flush=True)
+        warnings.warn("careful", stacklevel=1)
+        done.append(sys.stderr.isatty())
+
+    assert run(work) == 0
+    assert done == [False]
+
+    def fail():
+        raise UserError("bad")
+
+    assert run(fail) == 2
+    monkeypatch.setattr(sys, "stdout", make())
+
+    def train_on():
+        forgive_stdout()
+        for _ in range(1000):
+            print("progress " * 100, flush=True)
+
+    assert run(train_on) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_training_without_streams(tmp_path, redirection):
+    command = [sys.executable, ROOT / "train.py", *TINY_FLAGS, "--log.evaluate", "0", "--workdir", "run"]
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command]
+    assert subprocess.run(shell, cwd=tmp_path, env=os.environ, check=False).returncode == 0
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
+@pytest.mark.parametrize("program", ["-m dallegan train", "train.py", "sample.py cat"])
+def test_an_interrupt_while_modules_are_imported(tmp_path, program):
+    if not pathlib.Path("/proc/self/maps").exists():
+        pytest.skip("cannot see what a process has loaded")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ""}  # as after the restart
+    words = [str(ROOT / word) if word.endswith(".py") else word for word in program.split()]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=environment, **pipes) as process:
+        while b"numpy" not in pathlib.Path(f"/proc/{process.pid}/maps").read_bytes():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == (b"", b"interrupted\n")
+    assert process.returncode == 130
+
+
 def test_warnings_are_one_line(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        assert run(lambda: warnings.warn("caption cut", stacklevel=1)) == 0
-    assert capsys.readouterr().err == "warning: caption cut\n"
+        assert run(lambda: warnings.warn("caption\n\x1b]0;cut", stacklevel=1)) == 0
+    assert capsys.readouterr().err == "warning: caption\\n\\x1b]0;cut\n"
 
 
 def test_a_terminal_without_chinese(monkeypatch):
@@ -286,9 +371,9 @@ def test_home_is_expanded(monkeypatch):
     assert parse(sample.Args, "dallegan sample", args=["a cat", "--out=~/pictures"]).out == pathlib.Path(
         "/home/me/pictures"
     )
-    assert parse(
-        sample.Args, "dallegan sample", args=["a cat", "--out=~nobody-at-all/x"]
-    ).out == pathlib.Path("~nobody-at-all/x")
+    for path, why in (("~nobody-at-all/x", "the home directory of that user"), ("gs://b/x", "an address")):
+        with pytest.raises(UserError, match=why):
+            parse(sample.Args, "dallegan sample", args=["a cat", f"--out={path}"])
 
 
 def test_a_file_is_written_through_links_and_into_pipes(tmp_path):

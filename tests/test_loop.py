@@ -83,6 +83,65 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     assert steps == [2, 3, 4, 6]  # one more line than the run that was not stopped
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "taken"])
+def test_a_directory_that_is_renamed_midway(finished, tmp_path, monkeypatch, again):
+    """The run stops and saves where the directory is now, and makes no other in its old place."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    add, seen = Log.add, []
+
+    def renaming(self, metrics):
+        add(self, metrics)
+        seen.append(1)
+        if len(seen) == 3:
+            before.rename(after)
+            if again:
+                before.mkdir()
+                (before / "theirs").touch()
+
+    monkeypatch.setattr(Log, "add", renaming)
+    message = rf"{before} was renamed to {after} while it trained: stopped and saved at step (3|4); --workdir"
+    with pytest.raises(UserError, match=message):
+        train(tiny(workdir=str(before)))
+    monkeypatch.undo()
+    assert (before / "theirs").exists() == before.exists() == again
+    train(tiny(workdir=str(after)))
+    assert final(after) == final(finished)
+
+
+def test_a_directory_that_is_removed_midway(tmp_path, monkeypatch):
+    add = Log.add
+
+    def removing(self, metrics):
+        add(self, metrics)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    monkeypatch.setattr(Log, "add", removing)
+    with pytest.raises(UserError, match=r"run was removed, or taken by another process, before step 2 was"):
+        train(tiny(workdir=str(tmp_path / "run")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_with_two_pieces_swapped_is_refused(finished, tmp_path):
+    """Its words would be numbered otherwise, in silence."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    proto = (workdir / "tokenizer.model").read_bytes()
+    one, two = "\u2581red".encode(), "\u2581cat".encode()
+    assert one in proto
+    assert two in proto
+    swapped = proto.replace(one, b"?" * 6).replace(two, one).replace(b"?" * 6, two)
+    (workdir / "tokenizer.model").write_bytes(swapped)
+    for use in (lambda: train(tiny(workdir=str(workdir))), lambda: dallegan.load(workdir)):
+        with pytest.raises(UserError, match=r"was trained with other values of tokenizer.model"):
+            use()
+    (workdir / "tokenizer.model").write_bytes(proto)
+    config = json.loads((workdir / "config.json").read_text())
+    config["loss"]["gamma"] = [3.0, 3.0]  # in the file and on the command line alike
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"was trained with other values of loss.gamma"):
+        train(tiny(workdir=str(workdir), loss__gamma=(3.0, 3.0)))
+
+
 @pytest.mark.slow
 def test_killed_three_times_equals_uninterrupted(tmp_path):
     """SIGKILL at random moments, and the same command until it is done: the same state, bit for bit."""

@@ -10,7 +10,7 @@ import pytest
 
 from dallegan.config import ParallelConfig
 from dallegan.errors import UserError
-from dallegan.run.processes import Clock, join
+from dallegan.run.processes import Clock, Stop, join
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,31 @@ def test_each_second_counts_once(monkeypatch):
     spend(32)
     clock.enter("step")
     assert clock.seconds == {"init": 1, "step": 5 + 34, "eval": 20, "save": 8}
+
+
+def test_a_closed_terminal_stops_a_run_once_it_has_saved():
+    """SIGHUP and SIGTERM may come twice, and only the second Ctrl-C interrupts."""
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            with Stop() as stop:
+                assert not stop.at(1)
+                for _ in range(2):
+                    signal.raise_signal(number)
+                    assert stop.at(1)
+            assert signal.getsignal(number) == signal.SIG_DFL
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.at(1)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # by nohup
+        with Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.at(1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 PAUSED = """

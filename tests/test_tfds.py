@@ -123,7 +123,7 @@ def test_processes_agree(folder):
         ),
         ("toy", {"text": "image"}, "no feature 'image' that can be the text"),
         ("toy", {"colour": "1"}, "after the [?] goes split=... & image=... & text=... & data_dir=..."),
-        ("toy", {"data_dir": "gs://bucket"}, "ArrayRecord files are read from disk only"),
+        ("toy", {"data_dir": "gs://bucket"}, "gs://bucket is an address, not a path on a disk"),
     ],
 )
 def test_errors_are_one_line(folder, spec, options, message):

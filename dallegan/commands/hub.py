@@ -15,7 +15,7 @@ import tyro
 from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
-from dallegan.io.files import write_atomic
+from dallegan.io.files import expand_home, write_atomic
 from dallegan.io.image import grid, save_png
 from dallegan.io.remote import MODEL_FILES, fetch, hub, hub_error
 from dallegan.io.text import shown
@@ -149,7 +149,7 @@ def measured(path: str) -> dict[str, float]:
     Returns {} if `path` is not a run, or the run did not evaluate.
     """
     name, checkpoint = split_checkpoint(path)
-    run = pathlib.Path(name).expanduser()
+    run = expand_home(name)
     if not (run / "checkpoints").is_dir():
         return {}
     with contextlib.closing(Checkpoints(run, KEEP)) as checkpoints:

@@ -35,13 +35,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from dallegan.config import Config, DataConfig, TextConfig
-from dallegan.data.arrayrecord import VERSION, local_path, read_manifest
+from dallegan.data.arrayrecord import VERSION, read_manifest
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.data.pipeline import TOKENIZER_EXAMPLES, make_source
 from dallegan.data.source import Source
 from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
-from dallegan.io.files import lock_byte, write_atomic, writing
+from dallegan.io.files import local_path, lock_byte, write_atomic, writing
 from dallegan.io.image import ImageError
 from dallegan.io.text import shown
 from dallegan.tokenizer import Tokenizer

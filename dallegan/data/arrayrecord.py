@@ -14,20 +14,12 @@ from array_record.python.array_record_module import ArrayRecordReader
 
 from dallegan.data.file_source import FileCache, FileSource, UnusableRecord, clean_captions
 from dallegan.errors import UserError
+from dallegan.io.files import digest, local_path
 from dallegan.io.image import read_image
 
 VERSION = 1
 SHARD = re.compile(r"data-\d+-of-\d+\.array_record")  # the only file names that a manifest may give
 FIELDS = {"version": int, "source": str, "size": int, "vocab": int, "pictures": int, "shards": list}
-
-
-def local_path(path: str) -> pathlib.Path:
-    """Returns a path on a disk. Raises UserError for an address: ArrayRecord's reader opens nothing else."""
-    if "://" in path:
-        raise UserError(
-            f"{path}: ArrayRecord files are read from disk only; mount the bucket (gcsfuse) or copy it"
-        )
-    return pathlib.Path(path).expanduser()
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
@@ -111,6 +103,11 @@ class ArrayRecord(FileSource):
     def name(self, index: int) -> str:
         """Returns "shard:record"."""
         return "{}:{}".format(*self._locate(index))
+
+    def identity(self) -> dict[str, str]:
+        """Returns a digest of the names and sizes of the shards."""
+        whole = digest([json.dumps(self._shards, sort_keys=True)])
+        return {"names": whole, "contents": whole}
 
     def record(self, index: int) -> tuple[bytes, list[str]]:
         """Returns an image as a file, and all its captions. Raises UnusableRecord, OSError."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from dallegan.data.source import Example, Source, spread
 from dallegan.errors import UserError, as_user_error, is_permanent
+from dallegan.io.files import digest
 from dallegan.io.image import ImageError
 from dallegan.tokenizer import is_blank
 
@@ -117,6 +118,13 @@ class FileSource(Source):
 
         with ThreadPoolExecutor(16) as pool:  # a bucket answers slowly, but many requests at once
             return [text for texts in pool.map(read, range(min(limit, len(self)))) for text in texts]
+
+    def identity(self) -> dict[str, str]:
+        """Returns a digest of the names of up to 10,000 images, spread over all."""
+        return {"names": digest(map(self.name, self._some()))}
+
+    def _some(self) -> range:
+        return range(0, len(self), -(-len(self) // 10_000))
 
     def prompts(self) -> list[str]:
         """Returns the first caption of up to eight images, spread over all."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from dallegan.data.file_source import SUFFIXES, FileSource, clean_captions
 from dallegan.errors import TransientError, UserError, is_permanent
+from dallegan.io.files import digest, expand_home
 from dallegan.io.image import ImageError, read_image
 
 KEEP_BYTES = 2 * 2**30  # decoded images up to this are kept in memory; more are decoded again at each use
@@ -30,7 +31,7 @@ class Folder(FileSource):
 
     def __init__(self, path: str, size: int, threads: int = 2, check: bool = True) -> None:
         super().__init__(size)
-        self.path = pathlib.Path(path).expanduser()
+        self.path = expand_home(path)
         if not self.path.is_dir():
             raise UserError(
                 f"no folder {path}: --data.source folder:PATH needs a folder of images with captions"
@@ -132,6 +133,11 @@ class Folder(FileSource):
     def name(self, index: int) -> str:
         """Returns the path of the file inside the folder."""
         return self._relative(self.files[index])
+
+    def identity(self) -> dict[str, str]:
+        """Returns digests of the names, and of names and captions, of up to 10,000 images."""
+        texts = (text for i in self._some() for text in (self.name(i), *self.captions_of(i)))
+        return super().identity() | {"contents": digest(texts)}
 
     def captions_of(self, index: int) -> list[str]:
         """Returns all captions of an image."""

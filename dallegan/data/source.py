@@ -46,6 +46,14 @@ class Source(Protocol):
         """
         return [_caption(self, i) for i in range(min(limit, len(self)))]
 
+    def identity(self) -> dict[str, str]:
+        """Returns what tells these data from others, which a run compares when it resumes.
+
+        "names" is a digest of what the images are called. "contents" is one that also differs between other
+        images of these names; data that have it may move to another path. By default there is neither.
+        """
+        return {}
+
     def prompts(self) -> list[str]:
         """Returns the captions of sample grids: by default those of up to eight examples, spread over all."""
         return [_caption(self, i) for i in spread(len(self))]

@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils.file_utils import list_data_dirs
 
-from dallegan.data.arrayrecord import classify, local_path
+from dallegan.data.arrayrecord import classify
 from dallegan.data.file_source import FileSource, UnusableRecord, clean_captions
 from dallegan.errors import UserError
+from dallegan.io.files import local_path
 from dallegan.io.image import read_image
 
 OPTIONS = {"split": "train", "image": "", "text": "", "data_dir": ""}

@@ -11,7 +11,6 @@ import errno
 import glob
 import json
 import os
-import pathlib
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ import numpy as np
 
 from dallegan.data.file_source import SUFFIXES, FileCache, FileSource, UnusableRecord, clean_captions
 from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
-from dallegan.io.files import filesystem, reading
+from dallegan.io.files import digest, expand_home, filesystem, reading
 from dallegan.io.image import read_image
 
 PART = [("offset", "i8"), ("size", "u4")]  # bytes; size 0 if there is none
@@ -80,7 +79,7 @@ def _match(name: str) -> list[str]:
         fs, path = filesystem(name)
         globs = [f"{path}/{tail}" for tail in TAILS] if fs.isdir(path) else [path] if is_glob else []
         return sorted(fs.unstrip_protocol(p) for each in globs for p in fs.glob(each)) if globs else [name]
-    path = pathlib.Path(name).expanduser()
+    path = expand_home(name)
     folder = glob.escape(str(path))
     globs = [f"{folder}/{tail}" for tail in TAILS] if path.is_dir() else [str(path)] if is_glob else []
     return sorted(p for each in globs for p in glob.glob(each)) if globs else [str(path)]
@@ -214,6 +213,11 @@ class WebDataset(FileSource):
             return f"{shard}:{tarfile.TarInfo.frombuf(header, 'utf-8', 'replace').name}"
         except (OSError, UnusableRecord, tarfile.TarError):
             return f"{shard}:{offset}"
+
+    def identity(self) -> dict[str, str]:
+        """Returns a digest of the names of the shards, and of the places and sizes in them."""
+        whole = digest([*map(os.path.basename, self.shards), self.index.tobytes()])
+        return {"names": whole, "contents": whole}
 
     def _read(self, row: Any, offset: int, size: int) -> bytes:
         data = self._files.get(self.shards[row["shard"]])(offset, size)

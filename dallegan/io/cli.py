@@ -1,9 +1,11 @@
 """Command lines: presets and flags to a configuration, and errors to one line and an exit code."""
 
 import contextlib
+import difflib
 import io
 import os
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,10 +14,20 @@ from typing import Any, TypeVar
 
 import tyro
 
-from dallegan.config import Config, feature_sides, load_preset, presets
+from dallegan.config import Config, feature_sides, flatten, load_preset, presets
 from dallegan.errors import TransientError, UserError, is_permanent
+from dallegan.io.files import local_path
+from dallegan.io.text import shown
 
 T = TypeVar("T")
+# settings by the names that other programs give them
+MEANT = {
+    "data": "data.source",
+    "model": "init-from",
+    "batch-size": "batch",
+    "epochs": "steps",
+    "out": "workdir",
+}
 LESS_MEMORY = (
     "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, "
     "or with a smaller --batch"
@@ -25,16 +37,30 @@ LESS_MEMORY = (
 def parse(kind: type[T], prog: str, **options: Any) -> T:
     """Parses a command line by `tyro.cli`, whose keyword arguments `options` are, and expands "~" in paths.
 
-    A shell leaves "~" as it is in --out=~/x. Bad flags end the program with exit code 2, and tyro says on
-    stderr what is wrong.
+    A shell leaves "~" as it is in --out=~/x. Raises UserError for bad flags, and for a path that is an
+    address or in the home of an unknown user.
     """
-    return expand_home(tyro.cli(kind, prog=prog, **options))
-
-
-def expand_home(args: Any) -> Any:
-    """Returns a dataclass with "~" expanded in its paths. An unknown user's home stays as it is."""
+    args = _call_tyro(kind, prog=prog, **options)
     paths = {name: value for name, value in vars(args).items() if isinstance(value, pathlib.Path)}
-    return replace(args, **{name: pathlib.Path(os.path.expanduser(path)) for name, path in paths.items()})
+    return replace(args, **{name: local_path(path) for name, path in paths.items()})  # type: ignore[type-var]
+
+
+def _call_tyro(kind: type[T], **options: Any) -> Any:
+    """Calls `tyro.cli`. Raises UserError, with the main sentence of tyro's message, if it finds a fault."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, **options)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    title, *parts = re.split("[-─]{8,}", re.sub("[│╭╮╰╯├┤]", " ", said.getvalue()))
+    message = " ".join((parts or [title])[0].split()).rstrip(".")
+    if "literal for int()" in message:
+        message += ", which must be a whole number in digits"
+    if misplaced := [word for word in presets() if repr(word) in message]:
+        message += f" (a preset stands before all flags: {options['prog'].rpartition(' ')[0]} {misplaced[0]})"
+    raise UserError(f"{message}. {options['prog']} --help lists all flags")
 
 
 def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
@@ -55,12 +81,17 @@ def parse_config(args: Sequence[str], prog: str = "dallegan train") -> Config:
         f"Presets: {', '.join(presets())}. Default: quickstart. The flags below show {preset}.\n\n"
         "The same command again resumes the run. --debug trains a tiny variant of the preset for 10 steps."
     )
-    parsed, unknown = tyro.cli(Config, return_unknown_args=True, **options)
+    parsed, unknown = _call_tyro(Config, return_unknown_args=True, **options)
     if not unknown:
-        return expand_home(parsed)
-    if not unknown[0].startswith("-"):
-        raise UserError(f"{unknown[0]!r} is not a flag; name one preset, before all flags: {usage}")
-    return tyro.cli(Config, **options)  # ends the program, and says which flag may have been meant
+        return parsed
+    flag = unknown[0].partition("=")[0]
+    if not flag.startswith("-"):
+        raise UserError(f"{flag!r} is not a flag; name one preset, before all flags: {usage}")
+    name, names = flag.strip("-").replace("_", "-"), [name.replace("_", "-") for name in flatten(config)]
+    ends = [full for full in names if full.endswith(f".{name}")]
+    meant = [MEANT[name]] if name in MEANT else ends or difflib.get_close_matches(name, names, 3)
+    also = f"; did you mean --{' or --'.join(meant)}?" if meant else "."
+    raise UserError(f"no flag {flag}{also} {prog} --help lists all")
 
 
 def debug(config: Config) -> Config:
@@ -113,13 +144,44 @@ def unusable_platforms() -> str:
     return ""
 
 
+class Forgiving:
+    """A stream that drops text if its reader has gone or its disk is full, so that work goes on."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes a text as far as possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Sends what was written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def forgive_stdout() -> None:
+    """Lets a command go on without a reader of what it prints, since its product is in files."""
+    sys.stdout = Forgiving(sys.stdout)
+
+
 def _set_up_streams() -> None:
     """Makes warnings one line, and printing work with closed streams and without a Chinese locale."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # None if a shell has closed it
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    warnings.showwarning = lambda message, *_, **__: _say("warning", message)
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # None if a shell has closed it
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = Forgiving(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # stderr does so by default
+
+
+def _say(kind: str, message: object) -> None:
+    print(f"{kind}: {shown(message, 2000)}", file=sys.stderr)
 
 
 def run(main: Callable[[], None]) -> int:
@@ -136,30 +198,34 @@ def run(main: Callable[[], None]) -> int:
     except SystemExit as stop:  # tyro has printed a help page, or what is wrong
         return int(stop.code or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say("error", error)
         return 1 if isinstance(error, TransientError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):  # if stdout has no file descriptor
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush
         return 1
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"error: {error.filename or 'the system says'}: {error.strerror}", file=sys.stderr)
+        _say("error", f"{error.filename or 'the system says'}: {error.strerror}")
         return 2 if is_permanent(error) else 1
     except (MemoryError, RuntimeError, AssertionError) as error:
         if platforms := unusable_platforms():
             missing = f"JAX_PLATFORMS={platforms}, and no such device can be used here"
             how = "unset it, or pip install 'dallegan[cuda]', 'dallegan[tpu]'"
-            print(f"error: {missing}: {how}", file=sys.stderr)
+            _say("error", f"{missing}: {how}")
             return 2
         said = str(error)
         if not isinstance(error, MemoryError) and not said.startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
             raise
         what = (said or type(error).__name__).splitlines()[0]
-        print(f"error: out of memory ({what}). {LESS_MEMORY}", file=sys.stderr)
+        _say("error", f"out of memory ({what}). {LESS_MEMORY}")
         return 2
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # if stdout has no file descriptor
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's flush
     return 0

@@ -78,6 +78,21 @@ def writing(path: pathlib.Path) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
+def expand_home(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns a path with "~" expanded. Raises UserError if this machine does not know the user's home."""
+    expanded = os.path.expanduser(path)
+    if str(expanded).startswith("~"):
+        raise UserError(f"{path}: the home directory of that user is not known; write ./{path} for a name")
+    return pathlib.Path(expanded)
+
+
+def local_path(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns a path on a disk, with "~" expanded. Raises UserError for an address such as gs://bucket/x."""
+    if re.match(r"\w{2,}:/", str(path)):  # pathlib makes gs:/bucket of gs://bucket
+        raise UserError(f"{path} is an address, not a path on a disk; mount the bucket (gcsfuse), or copy it")
+    return expand_home(path)
+
+
 def open_regular(path: str | pathlib.Path) -> IO[bytes]:
     """Opens a file of a user or a stranger for reading.
 
@@ -181,4 +196,4 @@ def reading() -> Iterator[None]:
 
 def cache() -> pathlib.Path:
     """Returns dallegan's cache folder: $XDG_CACHE_HOME/dallegan, by default ~/.cache/dallegan."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dallegan"
+    return expand_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dallegan"

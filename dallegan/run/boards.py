@@ -11,7 +11,7 @@ from typing import IO, Any, Protocol
 
 from dallegan.config import Config, flatten
 from dallegan.errors import TransientError, UserError
-from dallegan.io.files import write_atomic, writing
+from dallegan.io.files import read_file, write_atomic, writing
 from dallegan.run.processes import is_main
 from dallegan.run.workdir import WANDB_ID, warn_on_oserror
 
@@ -131,7 +131,7 @@ class WandB:
         with writing(workdir / WANDB_ID):
             if not (workdir / WANDB_ID).exists():
                 write_atomic(workdir / WANDB_ID, uuid.uuid4().hex[:8])
-            name = (workdir / WANDB_ID).read_text()
+            name = read_file(workdir / WANDB_ID, 100).decode("utf-8", "replace")
         # by default, wandb redirects stdout and stderr, and writes into (and ends) a run that is open already
         settings = wandb.Settings(console="off", reinit="create_new", finish_timeout=FINISH)
         known: dict[str, Any] = {"project": project, "name": workdir.name, "group": name, "dir": workdir}

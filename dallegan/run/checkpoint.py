@@ -6,6 +6,7 @@ import logging
 import pathlib
 import warnings
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,8 +14,9 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from dallegan.errors import UserError
-from dallegan.io.files import write_atomic
+from dallegan.io.files import parse_object, read_file, write_atomic
 from dallegan.run.processes import all_agree, from_main, is_main
+from dallegan.run.workdir import TOKENIZER, tokenizer_digest
 
 KEEP = 2  # newest checkpoints that are kept, beside the best one
 SUMS = "checksums.json"  # in the folder of a checkpoint: {file: [bytes, crc32]}, written last
@@ -29,11 +31,19 @@ class Checkpoints:
     It keeps the newest `keep` checkpoints and the one with the best score. In a run of several processes, all
     of them must call each method, and see one directory. Only an object with `writer=True` removes what a
     kill left half written. While an object is open, Orbax's own messages about each save are silenced.
+    `identity` is stored in each checkpoint, and `restore` refuses one that has other values of the same keys.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int = KEEP, writer: bool = False) -> None:
+    def __init__(
+        self,
+        workdir: str | pathlib.Path,
+        keep: int = KEEP,
+        writer: bool = False,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._writer = keep, writer
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity or {}))  # with lists for tuples
         self._thread = ThreadPoolExecutor(1)
         self._saving: tuple[int, Future[None]] | None = None
         self._damaged: set[int] = set()
@@ -81,7 +91,12 @@ class Checkpoints:
         again = step in self._damaged
         try:
             response = self._orbax.save_checkpointables_async(
-                step, {"state": state}, force=True, overwrite=again, metrics=metrics
+                step,
+                {"state": state},
+                force=True,
+                overwrite=again,
+                metrics=metrics,
+                custom_metadata=self.identity or None,
             )
         except WRITE_ERRORS as error:
             failed: Future[None] = Future()
@@ -115,12 +130,13 @@ class Checkpoints:
         reason = message.splitlines()[0].split(": ")[-1][:200]
         warnings.warn(
             f"CHECKPOINT {step} COULD NOT BE WRITTEN ({reason}). Training goes on, and earlier checkpoints "
-            f"are intact. Free some space in {self.directory}: a restart now would resume from the last one",
+            f"are intact. Mend that in {self.directory}: a restart now would resume from the last one",
             stacklevel=3,
         )
         with contextlib.suppress(*WRITE_ERRORS):
             self._orbax.close()
-        self._open()  # removes what is half written
+        if self.directory.exists():  # else the run's directory was renamed, and would be made anew
+            self._open()  # removes what is half written
 
     def restore(self, abstract: Any, step: int | None = None, partial: bool = False) -> Any | None:
         """Restores the state of a step, or the newest one that is intact, on all processes alike.
@@ -134,12 +150,14 @@ class Checkpoints:
             The state, or None if nothing was saved yet.
 
         Raises:
-            UserError: if there are checkpoints, but none that can be read.
+            UserError: if there are checkpoints, but none that can be read; or if the one that would be used
+                has another `identity`.
         """
         steps = self.steps() if step is None else [step]
         for step in reversed(steps):
             fault, state = self._fault(step), None
             if not fault:
+                self._check_identity(step)
                 context = ocp.Context()
                 context.pytree.loading.partial_load = partial
                 try:
@@ -157,6 +175,16 @@ class Checkpoints:
             raise UserError(f"none of the checkpoints {steps} in {self.directory} can be read by this model")
         return None
 
+    def _check_identity(self, step: int) -> None:
+        stored: Any = {}
+        with contextlib.suppress(Exception):  # damage, which the load after this reports
+            stored = self._orbax.checkpointables_metadata(step).custom_metadata or {}
+        if changed := from_main([k for k, v in self.identity.items() if stored.get(k, v) != v]):
+            raise UserError(
+                f"checkpoint {step} of {self.directory.parent} was trained with other values of "
+                f"{', '.join(changed)}: put them back, or choose another --workdir"
+            )
+
     def _fault(self, step: int) -> str:
         """Returns what is wrong with the files of a step, as the main process sees them; "" if nothing is.
 
@@ -167,10 +195,10 @@ class Checkpoints:
         if is_main():
             folder = self.directory / str(step)
             try:
-                fault = _compare(json.loads((folder / SUMS).read_text()), _checksums(folder))
+                fault = _compare(parse_object(read_file(folder / SUMS, 2**26)), _checksums(folder))
             except FileNotFoundError:
                 pass
-            except (OSError, ValueError, AttributeError) as error:
+            except (OSError, ValueError) as error:
                 fault = type(error).__name__
         return from_main(fault)
 
@@ -183,9 +211,9 @@ class Checkpoints:
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
-    """Returns {file: [bytes, crc32]} for all files of a checkpoint."""
+    """Returns {file: [bytes, crc32]} for all files of a checkpoint; hidden ones are the file system's."""
     sums = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SUMS):
+    for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file() and p.name != SUMS):
         crc = size = 0
         with path.open("rb") as file:
             while block := file.read(BLOCK):
@@ -194,8 +222,8 @@ def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
     return sums
 
 
-def _compare(written: dict[str, list[int]], found: dict[str, list[int]]) -> str:
-    changed = sorted(name for name in written if found.get(name) != written[name])
+def _compare(written: dict[str, Any], found: dict[str, list[int]]) -> str:
+    changed = sorted(name for name in {*written, *found} if found.get(name) != written.get(name))
     return "" if not changed else f"{changed[0]} is {'damaged' if changed[0] in found else 'missing'}"
 
 
@@ -208,11 +236,13 @@ def load_state(folder: str | pathlib.Path, abstract: Any, at: str = "") -> Any:
         at: "" for the newest intact checkpoint, "best", or a step.
 
     Raises:
-        UserError: if there is no such checkpoint, or if it cannot be read.
+        UserError: if there is no such checkpoint, if it cannot be read, or if the run's tokenizer is another
+            than the one that it was trained with.
     """
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
-    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+    identity = {TOKENIZER: tokenizer_digest(pathlib.Path(folder))}
+    with contextlib.closing(Checkpoints(folder, identity=identity)) as checkpoints:
         steps, step = checkpoints.steps(), checkpoints.chosen(at)
         if not steps:
             raise UserError(f"{folder} has no checkpoint yet: train until the run has saved its first one")

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dallegan.errors import UserError
 from dallegan.io.files import write_atomic, writing
+from dallegan.io.text import shown
 from dallegan.run.boards import Board
 from dallegan.run.metrics_file import read_metrics
 from dallegan.run.processes import Clock, is_main
@@ -75,7 +76,7 @@ class Log:
             write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         tty = sys.stderr.isatty()
         self._bar = tqdm(
-            desc=workdir.name,
+            desc=shown(workdir.name, 40),
             total=steps * batch,
             initial=start * batch,
             unit="img",
@@ -150,7 +151,7 @@ class Log:
     def note(self, text: str) -> None:
         """Prints a line above the progress bar."""
         if is_main():
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(shown(text), file=sys.stderr)
 
     def close(self) -> None:
         """Ends the progress bar and the boards."""

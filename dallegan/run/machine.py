@@ -9,14 +9,14 @@ import shlex
 import sys
 from typing import Any
 
-import jax
-
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = "jax", "jaxlib", "flax", "optax"  # whose versions decide numbers and speed
 
 
 def about() -> dict[str, Any]:
     """Returns what a result was measured with: the command, the date, the device and versions of packages."""
+    import jax  # takes seconds, which `restart_with_huge_pages` must not take
+
     first, versions = jax.devices()[0], {name: importlib.metadata.version(name) for name in PACKAGES}
     device = f"{jax.device_count()} x {first.device_kind}"
     if first.platform == "cpu":
@@ -69,6 +69,4 @@ def restart_with_huge_pages() -> None:
     if platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
         return
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
-    sys.stdout.flush()
-    sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -115,11 +115,12 @@ def on_main(do: Callable[[], object]) -> None:
 
 
 class Stop:
-    """Stops a run after the same step on all processes, on SIGTERM or on Ctrl-C.
+    """Stops a run after the same step on all processes, on SIGTERM, on Ctrl-C, or if its terminal is closed.
 
-    Clouds send SIGTERM before they take a machine. A second Ctrl-C interrupts at once, as it usually does. In
-    a run of several processes, JAX's own SIGTERM handler tells the other processes. A handler of ours would
-    disable it, so only Ctrl-C is handled here, and passed on as SIGTERM.
+    Clouds send SIGTERM before they take a machine. A closed terminal sends SIGHUP, often twice, which `nohup`
+    has the process ignore. A second Ctrl-C interrupts at once, as it usually does. In a run of several
+    processes, JAX's own SIGTERM handler tells the other processes. A handler of ours would disable it, so
+    the other signals are handled here, and passed on as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -128,6 +129,8 @@ class Stop:
 
     def __enter__(self) -> "Stop":
         signals = [signal.SIGINT] if self._distributed else [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signals.append(signal.SIGHUP)
         if threading.current_thread() is not threading.main_thread():  # as in a notebook's server
             signals = []  # Python handles signals in the main thread alone
         self._previous = {number: signal.signal(number, self._request) for number in signals}
@@ -139,16 +142,14 @@ class Stop:
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._requested = True
-        self._restore()
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[signal.SIGINT])
         if self._distributed:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def _restore(self) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
 
 
 class Watchdog:

@@ -3,23 +3,27 @@
 import contextlib
 import errno
 import json
+import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
-from dallegan.config import Config, conflicts, from_json, to_json
+from dallegan.config import Config, conflicts, fixed_settings, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.io.files import write_atomic, writing
+from dallegan.io.files import digest, parse_object, read_file, write_atomic
+from dallegan.io.text import shown
 from dallegan.run.machine import about
 from dallegan.run.processes import is_main
 
 PATIENCE = 100  # seconds to wait for another run; longer than a file server keeps the locks of a dead machine
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # errors of a file system that has no locks
+LEASE = 30  # seconds without a sign of life after which a process on such a file system is taken for dead
+FIXED = "images", "names"  # facts about the data that may not change when a run resumes
 TOKENIZER = "tokenizer.model"
 WANDB_ID = "wandb.id"  # the file with the name of the run on Weights & Biases
 
@@ -38,89 +42,152 @@ def has_checkpoints(workdir: pathlib.Path) -> bool:
     return any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*"))
 
 
-def hold(workdir: pathlib.Path) -> contextlib.AbstractContextManager[Any]:
-    """Makes and locks the directory, and returns a context manager that unlocks it.
+@contextlib.contextmanager
+def hold(workdir: pathlib.Path) -> Iterator[Callable[[], str]]:
+    """Makes and locks the directory for the block, and yields a function that finds it.
 
     Two runs in one directory would delete each other's checkpoints while they are written. If another run
     holds the lock, this waits up to PATIENCE seconds, since that run may be about to end. The lock ends with
     the process that holds it, however that process ends; the file that it leaves behind locks nothing. On a
-    file system without locks there is none.
+    file system without locks, a file that this process touches every few seconds takes the lock's place.
+
+    The function returns the directory's absolute path, which is another one if the directory was renamed
+    (on Linux), and "" if it was removed or another process has taken it.
 
     Raises UserError if the directory cannot be written to, or if the other run does not end.
     """
-    lock = FileLock(workdir / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed process
+    home = str(workdir.absolute())
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        for path in workdir.iterdir():  # a pipe would be waited for, and a device read or filled for ever
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise UserError(f"{path} is not a regular file: remove it, or choose another --workdir")
+        lock: BaseFileLock = FileLock(workdir / ".lock", fallback_to_soft=False)  # it ends with the process
+        try:
+            _acquire(lock, workdir)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            warnings.warn(f"{workdir}: its file system has no locks; .lease takes their place", stacklevel=3)
+            lock = SoftFileLease(workdir / ".lease", lease_duration=LEASE)
+            _acquire(lock, workdir)
+        folder = os.open(home, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    try:
+        yield lambda: "" if getattr(lock, "compromise", None) else _find(home, folder)
+    finally:
+        os.close(folder)
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, workdir: pathlib.Path) -> None:
+    try:
         with contextlib.suppress(Timeout):
-            return lock.acquire(timeout=0)
-        print(f"{workdir}: another process trains in it: waiting for it to end", file=sys.stderr)
-        return lock.acquire(timeout=PATIENCE, poll_interval=1)
+            lock.acquire(timeout=0)
+            return
+        print(f"{shown(workdir)}: another process trains in it: waiting for it to end", file=sys.stderr)
+        lock.acquire(timeout=PATIENCE, poll_interval=1)
     except Timeout:
         raise UserError(
             f"--workdir {workdir}: another process trains in it: stop that one, or choose another --workdir"
         ) from None
-    except OSError as error:
-        if error.errno in NO_LOCKS:
-            return contextlib.nullcontext()
-        raise _unwritable(workdir, error) from None
 
 
-def claim_config(workdir: pathlib.Path, config: Config) -> None:
-    """Writes config.json into a new directory, or checks that the directory belongs to these settings.
+def _find(home: str, folder: int) -> str:
+    """Returns where the directory that is open as `folder`, and was at `home`, lies now; "" for nowhere."""
+    try:
+        if os.path.samestat(os.stat(home), os.fstat(folder)):
+            return home
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:  # of a file system that is away for a while
+        return home
+    place = os.path.realpath(f"/proc/self/fd/{folder}")
+    return place if os.path.isdir(place) else ""
+
+
+def claim(workdir: pathlib.Path, config: Config, data: Mapping[str, Any]) -> None:
+    """Writes config.json and data.json into a new directory, or checks that they are of this run.
 
     A run that ended before its first checkpoint has nothing to resume from, so another one may take its
-    place. Raises UserError if the directory belongs to another run, or cannot be written to.
+    place. The data may have moved: they are the same if their number and all digests agree.
+
+    Args:
+        workdir: the directory of the run.
+        config: its settings.
+        data: "images", their number, and what `Source.identity` returns.
+
+    Raises:
+        UserError: if the directory belongs to another run, or cannot be written to.
     """
-    path, begun, differing = workdir / "config.json", has_checkpoints(workdir), {}
+    path, begun = workdir / "config.json", has_checkpoints(workdir)
     try:
-        if path.exists():
-            differing = conflicts(_read_config(path), config)
-        elif begun:
+        if begun and not path.exists():
             hint = "choose another --workdir"
             raise UserError(f"{workdir} has checkpoints but no config.json that tells their settings: {hint}")
-        if differing and begun:
+        differing = conflicts(_read_config(path), config) if path.exists() else {}
+        recorded = _read_data(workdir / "data.json") if begun else {}
+        kinds = {source.partition(":")[0] for source in differing.get("data.source", ())}
+        moved = len(differing) == len(kinds) == 1 and "contents" in data and recorded == data
+        if differing and begun and not moved:
             changes = "; ".join(f"{name}: {old} -> {new}" for name, (old, new) in differing.items())
             raise UserError(
                 f"{workdir} holds a run with other settings ({changes}): "
                 "choose another --workdir, or take the old settings to resume"
             )
-        (workdir / "samples").mkdir(exist_ok=True)
-        if differing:  # what belongs to the other settings goes first, in case of a kill in between
+        now, had = ({name: x.get(name, data.get(name)) for name in FIXED} for x in (data, recorded))
+        if now != had:
+            has = f"{now['images']} images, but had {had['images']}"
+            has = "other images than" if now["images"] == had["images"] else has
+            hint = f"restore those images, or fine-tune with --init-from {workdir} and another --workdir"
+            raise UserError(
+                f"--data.source {config.data.source} has {has} when the run in {workdir} began: {hint}"
+            )
+        for folder in (workdir / "samples", workdir / "checkpoints"):
+            folder.mkdir(exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        if differing and not begun:  # what belongs to other settings goes first, in case of a kill in between
             for name in (TOKENIZER, WANDB_ID):
                 (workdir / name).unlink(missing_ok=True)
         if differing or not path.exists():
             write_atomic(path, to_json(config))
+        if recorded != data:
+            write_atomic(workdir / "data.json", json.dumps(data))
     except OSError as error:
         raise _unwritable(workdir, error) from None
 
 
 def _read_config(path: pathlib.Path) -> Config:
     try:
-        return from_json(path.read_text("utf-8", "replace"))
+        return from_json(read_file(path).decode("utf-8", "replace"))
     except UserError as error:
         raise UserError(f"{path}: {error}: choose another --workdir") from None
 
 
+def _read_data(path: pathlib.Path) -> dict[str, Any]:
+    with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged file
+        return parse_object(read_file(path))
+    return {}
+
+
 def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to --workdir {workdir}: {error.strerror}")
+    file = pathlib.Path(error.filename or "")  # for example `checkpoints`, which is a file
+    inside = f"{file.name}: " if file.parent == workdir and file.suffix != ".part" else ""
+    return UserError(f"cannot write to --workdir {workdir}: {inside}{error.strerror}")
 
 
-def record_image_count(workdir: pathlib.Path, source: str, images: int) -> None:
-    """Writes the number of images that a run trains on to data.json, or checks it if the run resumes.
+def tokenizer_digest(workdir: pathlib.Path) -> str:
+    """Returns a digest of a run's tokenizer. Raises OSError."""
+    return digest([read_file(workdir / TOKENIZER, 2**28)])
 
-    The order of the images is a function of their number. Raises UserError if the number has changed.
-    """
-    path, recorded = workdir / "data.json", None
-    if has_checkpoints(workdir) and path.exists():
-        with contextlib.suppress(ValueError, AttributeError):  # a damaged file
-            recorded = json.loads(path.read_text("utf-8", "replace")).get("images")
-    if recorded is None:
-        with writing(path):
-            write_atomic(path, json.dumps({"images": images}))
-    elif recorded != images:
-        hint = f"restore those images, or fine-tune with --init-from {workdir} and another --workdir"
-        counts = f"{images} images, but had {recorded} when the run in {workdir} began"
-        raise UserError(f"--data.source {source} has {counts}: {hint}")
+
+def identity(workdir: pathlib.Path, config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what may not change when a run resumes: settings, the tokenizer, number and names of images."""
+    settings = {name: x for name, x in fixed_settings(config).items() if name != "data.source"}
+    facts = {name: data[name] for name in FIXED if name in data}
+    return settings | facts | {TOKENIZER: tokenizer_digest(workdir)}
 
 
 def record_machine(workdir: pathlib.Path) -> None:
@@ -136,7 +203,7 @@ def write_skipped(workdir: pathlib.Path, skipped: Mapping[str, str]) -> int:
         workdir: the directory of the run.
         skipped: the reason for each skipped file, by the file's name. Threads may add to it meanwhile.
     """
-    lines = [f"{name}\t{reason}\n" for name, reason in sorted(dict(skipped).items())]
+    lines = [f"{shown(name, 4096)}\t{shown(reason)}\n" for name, reason in sorted(dict(skipped).items())]
     if lines:
         path = workdir / ("skipped.log" if is_main() else f"skipped-{jax.process_index()}.log")
         with warn_on_oserror(path.name):
