@@ -5,7 +5,7 @@ Needs fonttools, and the two fonts of weight 400, which `npm pack @expo-google-f
 
     python recipes/font.py NotoSansSC_400Regular.ttf NotoSans_400Regular.ttf NotoSansSC-subset.ttf
 
-256 units per em instead of 1000 need two thirds of the bytes, and are 1/17 of a pixel in the captions.
+512 units per em instead of 1000 save 0.16 MB, and are 1/34 of a pixel in the captions; 256 would show.
 """
 
 import pathlib
@@ -17,9 +17,10 @@ from fontTools.merge import Merger
 from fontTools.subset import Options, Subsetter, load_font
 from fontTools.ttLib.scaleUpem import scale_upem
 
-UNITS = 256  # per em
-EUROPE = {*range(0x20, 0x530), *range(0x1E00, 0x1F00)}  # Latin, marks, Greek, Cyrillic
-SIGNS = {*range(0x2000, 0x2150)}  # punctuation, currencies, letter-like signs
+UNITS = 512  # per em
+LATIN = {*range(0x20, 0x100)}
+# more Latin, marks, Greek, Cyrillic; punctuation, currencies, letter-like signs
+EUROPE = {*range(0x100, 0x530), *range(0x1E00, 0x1F00), *range(0x2000, 0x2150)}
 COPYRIGHT = (
     "(c) 2014-2021 Adobe (http://www.adobe.com/), with Reserved Font Name 'Source'. "
     "Copyright 2022 The Noto Project Authors (https://github.com/notofonts/latin-greek-cyrillic)"
@@ -49,8 +50,8 @@ def main(chinese: str, european: str, out: str) -> None:
     """Writes the font."""
     with tempfile.TemporaryDirectory() as folder:
         parts = [pathlib.Path(folder) / name for name in ("chinese.ttf", "european.ttf")]
-        taken = cut(european, EUROPE | (SIGNS - gb2312()), parts[1])
-        cut(chinese, gb2312() - taken, parts[0])
+        taken = cut(chinese, (gb2312() | LATIN) - {*range(0x370, 0x530)}, parts[0])
+        cut(european, (EUROPE | LATIN) - taken, parts[1])
         font = Merger().merge([str(part) for part in parts])
     names = {0: COPYRIGHT, 1: "Noto Sans SC subset", 3: "Noto Sans SC subset", 4: "Noto Sans SC subset"}
     for number, text in names.items():

@@ -171,7 +171,7 @@ HOSTILE = "\x1b[2J\x9b2J\r\n\u202e\udcff"
     "args",
     [
         ["sample", HOSTILE, "--sede", "1"],
-        ["sample", f"--{HOSTILE}"],
+        ["sample", f"--sede{HOSTILE}"],
         ["sample", "a cat", "--n", HOSTILE],
         ["sample", "a cat", "--format", HOSTILE],
         ["train", f"--data.{HOSTILE}", "1"],
