@@ -78,6 +78,13 @@ def test_the_page_and_its_calls_are_answered(web):
         assert any('"success":true' in line for line in events.iter_lines())
 
 
+def test_examples_pass_the_queue_by_and_drawing_does_not(web):
+    post = lambda data, index: web.post("/gradio_api/run/predict", json={"data": data, "fn_index": index})
+    assert post([1], 0).json()["data"][0]["value"] == "a big brown bear standing in the snow"
+    assert post(["a cat", 16, 0, 1, 8], 1).status_code == 404
+    assert post(["one"], 0).status_code == 422
+
+
 def routes_of(router):
     """Yields method and path of all routes."""
     for route in router.routes:

@@ -46,6 +46,7 @@ PAIRS = [
 ]
 # the browser enlarges the images, so that a download has the pixels of the model
 CSS = ".pixels img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain; }"
+CSS += "@media (max-width: 40em) { #gallery .grid-container { grid-template-columns: 1fr 1fr !important; } }"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ GET = re.compile(
     r"/((config|theme\.css|favicon\.ico|(assets|static|svelte)/.*)?"
     r"|gradio_api/(info|heartbeat/\w+|queue/data|call/\w+/\w+))"
 )
-POST = re.compile(r"/gradio_api/(queue/join|call/(\w+))")
+POST = re.compile(r"/gradio_api/(queue/join|run/predict|call/(\w+))")
 HINTS = {
     errno.EADDRINUSE: "choose another --port",
     errno.EACCES: "ports below 1024 belong to the system; choose another --port",
