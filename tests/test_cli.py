@@ -172,6 +172,50 @@ def test_bad_flags(args, message, dallegan):
     assert message in error
 
 
+HOSTILE = "\x1b[2J\x9b2J\r\n\u202e\udcff"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["sample", HOSTILE, "--sede", "1"],
+        ["sample", f"--sede{HOSTILE}"],
+        ["sample", "a cat", "--n", HOSTILE],
+        ["sample", "a cat", "--format", HOSTILE],
+        ["train", f"--data.{HOSTILE}", "1"],
+        ["train", "quickstart", f"--data.source{HOSTILE}=x"],
+        ["train", "--steps", HOSTILE],
+        ["evaluate", "--features", HOSTILE],
+        ["hub", HOSTILE],
+        ["prepare", HOSTILE],
+        ["export", HOSTILE],
+        ["report", f"--{HOSTILE}"],
+        ["demo", "--port", HOSTILE],
+    ],
+    ids=lambda args: args[0],
+)
+def test_bad_flags_are_quoted_without_what_acts_on_a_terminal(args, dallegan):
+    code, out, err = dallegan(*args)
+    assert (code, out) == (2, "")
+    assert not any(character in err for character in "\x1b\x9b\r\u202e\udcff")
+    assert err.strip()
+
+
+def test_a_prompt_keeps_its_control_characters(tmp_path, dallegan):
+    """Only messages are changed, and paths are printed escaped."""
+    out = tmp_path / "\x1b]0;title\x07\x9b"
+    code, printed, _ = dallegan("sample", "two\nlines", "--n", 1, "--out", out)
+    assert code == 0
+    assert printed.isascii()
+    assert printed.count("\n") == 2
+    assert "\x1b" not in printed
+    assert len(list(out.iterdir())) == 2
+    code, printed, _ = dallegan("sample", "two\nlines", "--n", 1, "--out", out, "--json")
+    assert json.loads(printed)["path"].startswith(str(out))
+    assert json.loads(printed)["prompt"] == "two\nlines"
+    assert "\x9b" not in printed
+
+
 def test_help_teaches(dallegan):
     code, out, _ = dallegan("train", "--help")
     assert code == 0

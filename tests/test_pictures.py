@@ -14,7 +14,8 @@ from PIL import Image
 from dallegan.commands import save_images
 from dallegan.commands.save_images import SamplingOptions, slug, write_animations, write_grid, write_images
 from dallegan.errors import UserError
-from dallegan.io.image import font, open_image, read_info, wrap
+from dallegan.io import image as image_module
+from dallegan.io.image import font, grid, length, open_image, read_info, runs, wrap
 from dallegan.sampling import Model
 
 BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
@@ -122,9 +123,114 @@ def test_scores(model, tmp_path, form):
 )
 def test_captions_are_broken_to_the_width_and_nothing_is_lost(text):
     lines = wrap(text, 200, 15, 99)
-    assert max(map(font(15).getlength, lines)) <= 200
+    assert max(length(line, 15) for line in lines) <= 200
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert wrap(text, 200, 15, 1) == ([lines[0] + "…"] if len(lines) > 1 else lines)
+
+
+def dark(caption):
+    """The dark pixels of a caption on a sheet."""
+    white = np.full((128, 400, 3), 255, np.uint8)
+    return np.asarray(grid([[white]], [caption]))[:, :, 0] < 128
+
+
+def gb2312():
+    pairs = (bytes((row, cell)) for row in range(0xA1, 0xF8) for cell in range(0xA1, 0xFF))
+    return {character for pair in pairs for character in pair.decode("gb2312", "ignore")}
+
+
+def test_the_font_has_gb_2312_and_europe(monkeypatch):
+    """The box of a character that no font has is seen, and no letter looks like it."""
+    monkeypatch.setattr(image_module, "_system_font", lambda block, size: font(size))
+    letters = {chr(c) for c in (*range(0x21, 0x7F), *range(0xA1, 0x180), *range(0x400, 0x460))} - {"\xad"}
+    letters |= set("άέήίόύώΑΩαωΐЄІЇҐёẞạảấệđơư“”‘’—…€™№·×÷°")
+    assert len(gb2312()) == 7445
+    box = bytes(font(15).getmask("\U0010fffe"))
+    assert any(box)
+    assert [c for c in sorted(gb2312() | letters) if bytes(font(15).getmask(c)) == box] == []
+    armour, missing = dark("黑色铠甲"), dark("黑色\U0010fffe甲")
+    assert (armour != missing).any()
+    assert all(cell[:, 4 + 15 * i : 19 + 15 * i].any() for i in range(4) for cell in (armour, missing))
+
+
+@pytest.fixture
+def fontconfig(tmp_path, monkeypatch):
+    """Makes a shell script the program fc-match."""
+
+    def forget():
+        image_module._system_font.cache_clear()
+        image_module._font_of.cache_clear()
+
+    def install(script):
+        (tmp_path / "fc-match").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "fc-match").chmod(0o755)
+
+    forget()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    yield install
+    forget()
+
+
+def test_other_scripts_come_from_the_system(tmp_path, fontconfig):
+    """DejaVu Sans, which matplotlib brings, has Arabic and Hebrew and no Thai."""
+    matplotlib = pytest.importorskip("matplotlib")
+    dejavu = pathlib.Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    fontconfig(f"echo $3 >> {tmp_path}/asked; printf '{dejavu}\\n0'")
+    names = lambda text: [(piece, face.getname()[0]) for piece, face in runs(text, 15)]
+    own = font(15).getname()[0]
+    assert names("熊 دب بني, é") == [("熊 ", own), ("دب بني", "DejaVu Sans"), (", é", own)]
+    assert names("ภาษา 😀") == [("ภาษา ", own), ("😀", "DejaVu Sans")]
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        ":charset=600-67f",
+        ":charset=e00-e7f",
+        ":charset=1f600-1f67f",
+    ]
+    assert length("دب بني", 15) == runs("دب بني", 15)[0][1].getlength("دب بني")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exit 1",
+        "",
+        "printf '/nowhere.ttf\\n0'",
+        "printf '/etc/passwd\\n0'",
+        "printf '/etc/passwd\\nx'",
+        "printf '\\377\\n0'",
+    ],
+)
+def test_a_fontconfig_that_fails_leaves_boxes(fontconfig, script):
+    if script:
+        fontconfig(script)  # else there is no such program
+    assert runs("ภาษา", 15) == [("ภาษา", font(15))]
+
+
+STRANGE = [
+    "e\u0301 q\u0307\u0323",
+    "z" + "".join(map(chr, range(0x300, 0x340))),
+    "\u0301 starts with a mark",
+    "\x1b[2J\x00\x07",
+    "\u202eright\u2066 to left",
+    "lone \ud800 \udfff",
+    "\u200d\u200b\ufeff",
+    "👨\u200d👩\u200d👧 ❤\ufe0f 🇨🇳",
+    "हिन्दी भालू",
+    "한국어 𠀀𠮷 㐀",
+    "\ue000\U0010ffff",
+    "a\nb\r\nc\u2028d",
+    "",
+    " ",
+    "\u3000",
+]
+
+
+@pytest.mark.parametrize("caption", STRANGE, ids=ascii)
+def test_strange_captions_keep_to_their_place(caption):
+    """A caption is drawn between the images, whatever its marks, and never over them."""
+    black = np.zeros((128, 128, 3), np.uint8)
+    sheet = np.asarray(grid([[black], [black]], ["", caption]))
+    assert not sheet[24:152, 4:132].any()
+    assert not sheet[-8 - 128 : -8, 4:132].any()
 
 
 def test_the_sheet_shows_what_was_written(model, tmp_path):

@@ -1,7 +1,9 @@
 """A page in the browser that draws captions: dallegan demo [--model NAME|DIR] [--port P]."""
 
+import contextlib
 import dataclasses
 import functools
+import html
 import os
 import pathlib
 import random
@@ -11,6 +13,8 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
+import webbrowser
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +25,7 @@ from dallegan.commands import ModelName
 from dallegan.commands.save_images import SamplingOptions, write_animations, write_grid, write_images
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
+from dallegan.io.text import shown
 from dallegan.sampling import DEFAULT, Model, load
 
 MAX_PROMPT = 300  # characters
@@ -41,6 +46,7 @@ PAIRS = [
 ]
 # the browser enlarges the images, so that a download has the pixels of the model
 CSS = ".pixels img { image-rendering: pixelated; width: 100%; height: 100%; object-fit: contain; }"
+CSS += "@media (max-width: 40em) { #gallery .grid-container { grid-template-columns: 1fr 1fr !important; } }"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Args:
     model: ModelName = DEFAULT
     port: int = 7860  # of the page
     host: str = "127.0.0.1"  # 0.0.0.0 admits other machines; there is no password
+    names: tuple[str, ...] = ()  # other host names of the page, such as a reverse proxy's
     open: bool = False  # open the page in this machine's browser
 
 
@@ -85,7 +92,7 @@ class Studio:
 
     def blend(self, a: str, b: str, t: float = 0.5, seed: int = 0) -> tuple[np.ndarray, str]:
         """Returns uint8[H, W, 3] at t in [0, 1] from caption a to caption b, and the file of an animation."""
-        if t is None or not 0 <= t <= 1:
+        if not is_within(t, 0, 1):
             raise UserError(f"position {t}: from 0 to 1")
         a, b, options = check_prompt(a), check_prompt(b), sampling_options(1, seed)
 
@@ -108,16 +115,25 @@ class Studio:
 
 
 def check_prompt(prompt: str) -> str:
-    """Returns a prompt without the space around it. Raises UserError if the prompt is empty or too long.
+    """Returns a prompt with single spaces. Raises UserError if it is no text, empty or too long.
 
     The limits of the page's text box do not bind requests that are sent by other means.
     """
-    prompt = (prompt or "").strip()
+    if prompt is not None and not isinstance(prompt, str):
+        raise UserError("the prompt is not a text")
+    prompt = " ".join((prompt or "").split())
     if not prompt:
         raise UserError("the prompt is empty: say what to draw")
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in prompt):
+        raise UserError("the prompt has control characters")
     if len(prompt) > MAX_PROMPT:
         raise UserError(f"the prompt has {len(prompt)} characters: at most {MAX_PROMPT}")
     return prompt
+
+
+def is_within(value: object, low: float, high: float) -> bool:
+    """Returns whether a value is a number from `low` to `high`."""
+    return isinstance(value, int | float) and low <= value <= high
 
 
 def sampling_options(n: int, seed: int, truncation: float = 1.0, best_of: int = 1) -> SamplingOptions:
@@ -128,7 +144,7 @@ def sampling_options(n: int, seed: int, truncation: float = 1.0, best_of: int = 
         ("truncation", truncation, 0, 2),
         ("best of", best_of, 1, MAX_BEST_OF),
     ):
-        if value is None or not low <= value <= high:
+        if not is_within(value, low, high):
             raise UserError(f"{name} {value}: from {low} to {high}")
     return SamplingOptions(int(n), int(seed), float(truncation), int(best_of))
 
@@ -154,6 +170,7 @@ class Page:
         """Returns the page, a gradio.Blocks with a queue, for the model of that name."""
         gr, size = self.gr, self.studio.model.config.data.size
         with gr.Blocks(title="dallegan", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+            name = shown(name).replace("`", "")
             gr.Markdown(
                 f"# dallegan\n`{name}`, {size} × {size} pixels: one forward pass from a sentence, Chinese or "
                 "English, to a picture."
@@ -237,14 +254,14 @@ class Page:
         outputs: list[Any],
         api_name: str | None = None,
     ) -> None:
-        """Calls `function` at an event, one at a time for the one device. UserErrors show on the page."""
+        """Calls `function` at an event, one at a time for the one device. Errors show on the page."""
 
         @functools.wraps(function)
         def answer(*args: Any) -> Any:
             try:
                 return function(*args)
-            except UserError as error:
-                raise self.gr.Error(str(error), print_exception=False) from None
+            except Exception as error:  # gradio would print a traceback; its page takes a message for HTML
+                raise self.gr.Error(html.escape(shown(error)), print_exception=False) from None
 
         trigger(
             answer,
@@ -255,6 +272,7 @@ class Page:
             concurrency_limit=1,
             api_name=api_name,
             api_visibility="public" if api_name else "private",
+            preprocess=False,  # gradio prints a traceback for values of a wrong type; the studio checks them
         )
 
 
@@ -262,31 +280,21 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line, compiles, and serves the page until it is stopped."""
     args = parse(Args, "dallegan demo", args=argv)
     gradio = import_gradio()
+    from dallegan.commands import server  # needs what comes with gradio
+
     if not 0 < args.port < 2**16:
         raise UserError(f"--port {args.port}: from 1 to 65535")
-    model = load(args.model)
-    with tempfile.TemporaryDirectory(prefix="dallegan-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # the default is a folder that all users of the machine share
+    bound = server.listen(args.host, args.port)  # before the model compiles, which takes longer
+    with tempfile.TemporaryDirectory(prefix="dallegan-") as name, contextlib.suppress(KeyboardInterrupt):
+        folder = pathlib.Path(name).resolve()
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # the default is shared by all users of the machine
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is deleted
-        page = Page(gradio, Studio(model, pathlib.Path(folder))).build(args.model)
+        page = Page(gradio, Studio(load(args.model), folder)).build(args.model)
         theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        try:
-            page.launch(
-                server_name=args.host,
-                server_port=args.port,
-                inbrowser=args.open,
-                share=False,
-                ssr_mode=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                max_file_size="1kb",
-                css=CSS,
-                theme=theme,
-                footer_links=[],
-            )
-        except OSError as error:
-            raise UserError(
-                f"cannot serve on {args.host}, port {args.port}: is it taken? Choose another --port ({error})"
-            ) from None
-        print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
-        page.block_thread()
+        hosts = server.hosts_of(args.host, bound)
+        running = server.make_server(gradio, page, folder, hosts, args.names, css=CSS, theme=theme)
+        address = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{args.port}"
+        print(f"{address} (Ctrl-C ends it)", flush=True)
+        if args.open:
+            webbrowser.open(address)
+        running.run(sockets=[bound])

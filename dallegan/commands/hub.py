@@ -106,7 +106,7 @@ def download(args: Download) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {to}: {error.strerror}") from None
     model = to if to.is_absolute() else f"./{to}"
-    print(f'{to}   draw with it: dallegan sample "{BEAR[1]}" --model {model}')
+    print(shown(f'{to}   draw with it: dallegan sample "{BEAR[1]}" --model {model}', 2**14))
 
 
 def upload(args: Upload) -> None:
@@ -136,7 +136,7 @@ def upload(args: Upload) -> None:
             api.upload_folder(repo_id=args.name, folder_path=folder, commit_message="A dallegan model")
         except Exception as error:  # the package's own errors, those of its transport, the disk's
             raise hub_error(error, f"cannot upload to {args.name}") from None
-    print(f'{shown(url)}   load it with: dallegan.load("hf://{args.name}")')
+    print(shown(f'{url}   load it with: dallegan.load("hf://{args.name}")', 2**14))
 
 
 def example_prompts(model: Model) -> list[str]:

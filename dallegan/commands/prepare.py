@@ -351,7 +351,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             run_workers(job, min(args.workers or cores(), job.shards))
         except KeyboardInterrupt:
-            print(f"stopped; the same command goes on with {shown(out)}", file=sys.stderr)
+            print(shown(f"stopped; the same command goes on with {out}", 2**14), file=sys.stderr)
             raise
     with writing(out / ".claims"):
         leftovers = [out / ".claims", out / ".plan.json", *out.glob(".data-*"), *out.glob(".*.part")]
@@ -359,10 +359,10 @@ def main(argv: Sequence[str]) -> None:
             leftover.unlink(missing_ok=True)
     manifest = read_manifest(out)
     skipped = sum(manifest["skipped"].values())
-    folder = shown(out)
-    print(
-        f"{folder} {'was' if complete else 'is'} complete: {manifest['pictures']} images of "
-        f"{manifest['size']} px in {len(manifest['shards'])} shards. "
-        + (f"{skipped} were skipped, named in {folder}/skipped.log. " if skipped else "")
-        + f"Train on them: dallegan train --data.source arrayrecord:{folder} --data.size {manifest['size']}"
+    about = (
+        f"{out} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} "
+        f"px in {len(manifest['shards'])} shards. "
+        + (f"{skipped} were skipped, named in {out / 'skipped.log'}. " if skipped else "")
+        + f"Train on them: dallegan train --data.source arrayrecord:{out} --data.size {manifest['size']}"
     )
+    print(shown(about, 2**14))

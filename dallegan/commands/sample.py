@@ -28,7 +28,7 @@ from dallegan.data.rows import read_lines
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
 from dallegan.io.image import Format
-from dallegan.io.text import check_encoding
+from dallegan.io.text import check_encoding, shown
 from dallegan.sampling import DEFAULT, load
 from dallegan.tokenizer import is_blank
 
@@ -116,7 +116,9 @@ def report(image: SavedImage, as_json: bool, flush: bool) -> None:
         "index": image.index,
         "score": image.score,
     }
-    print(json.dumps(about, ensure_ascii=False) if as_json else image.path, flush=flush)
+    line = json.dumps(about, ensure_ascii=False)
+    safe = line if line == shown(line, len(line)) else json.dumps(about)
+    print(safe if as_json else shown(image.path, 4096), flush=flush)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -137,19 +139,19 @@ def main(argv: Sequence[str]) -> None:
         a, b = args.interpolate[0], args.interpolate[-1]
         for animation in write_animations(model, a, b, args.out, options, args.frames):
             report(animation, args.json, flush=stdin)
-    shown: list[SavedImage] = []
+    on_sheet: list[SavedImage] = []
     block = 1 if stdin and sys.stdin.isatty() else BLOCK
     for image in write_images(model, prompts, args.out, options, total, block):
         report(image, args.json, flush=stdin)
-        if image.index < GRID_COLUMNS and len(shown) < GRID_ROWS * min(args.n, GRID_COLUMNS):
-            shown.append(image)
-    if not shown:
+        if image.index < GRID_COLUMNS and len(on_sheet) < GRID_ROWS * min(args.n, GRID_COLUMNS):
+            on_sheet.append(image)
+    if not on_sheet:
         if not args.interpolate:
             raise UserError(f"no prompts {'on stdin' if stdin else f'in {args.file}'}: write one a line")
         return
-    sheet = write_grid(model, shown, args.out, options, args.size)
+    sheet = write_grid(model, on_sheet, args.out, options, args.size)
     if not args.json:
-        print(sheet)
+        print(shown(sheet, 4096))
     if args.show:
         with Image.open(sheet) as image:
             image.show()

@@ -139,7 +139,7 @@ def write_grid(
     path, exists = _free_path(out, "grid", info, options)
     if not exists:
         images = [[open_image(image.path) for image in group] for group in groups]
-        sheet = grid(images, [" ".join(prompt.split()) for prompt in prompts], cell)
+        sheet = grid(images, prompts, cell)
         _write(path, encode_image(sheet, info, options.format))
     return path
 

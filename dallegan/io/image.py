@@ -7,6 +7,8 @@ import itertools
 import json
 import pathlib
 import re
+import subprocess
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
@@ -175,9 +177,56 @@ def open_image(path: pathlib.Path) -> np.ndarray:
 
 
 @functools.cache
-def font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns Noto Sans SC (SIL Open Font Licence), reduced to Latin and the GB 2312 level 1 ideographs."""
-    return ImageFont.truetype(str(FONT), size)
+def font(size: int, file: str = str(FONT), index: int = 0) -> ImageFont.FreeTypeFont:
+    """Returns a font; by default the shipped one, Noto Sans SC (OFL) cut to GB 2312 and Europe's letters."""
+    return ImageFont.truetype(file, size, index)
+
+
+def _has(face: ImageFont.FreeTypeFont, character: str) -> bool:
+    """Returns whether a font has a character; it draws all that it lacks alike."""
+    return bytes(face.getmask(character)) != bytes(face.getmask("\U0010fffe"))
+
+
+@functools.cache
+def _system_font(block: int, size: int) -> ImageFont.FreeTypeFont:
+    """Returns the font that fontconfig finds for 128 characters, else the shipped one."""
+    command = ["fc-match", "-f", "%{file}\n%{index}", f":charset={128 * block:x}-{128 * block + 127:x}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+        file, index = found.split("\n")
+        return font(size, file, int(index))
+    except (
+        OSError,
+        ValueError,
+        subprocess.SubprocessError,
+    ):  # OSError for emoji of one size
+        return font(size)
+
+
+@functools.lru_cache(2**14)
+def _font_of(character: str, size: int) -> ImageFont.FreeTypeFont:
+    """Returns a font that has a character, else the shipped one, which draws a box for it."""
+    if _has(font(size), character):
+        return font(size)
+    other = _system_font(ord(character) // 128, size)
+    return other if _has(other, character) else font(size)
+
+
+def runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+    """Splits a text into pieces of one font each. Marks and spaces stay with the letters before them."""
+    pieces: list[tuple[str, ImageFont.FreeTypeFont]] = []
+    for character in unicodedata.normalize("NFC", text):
+        follows = pieces and unicodedata.category(character) in ("Mn", "Me", "Mc", "Cf", "Zs")
+        face = pieces[-1][1] if follows else _font_of(character, size)
+        if pieces and pieces[-1][1] is face:
+            character = pieces.pop()[0] + character
+        pieces.append((character, face))
+    return pieces
+
+
+def length(text: str, size: int) -> float:
+    """Returns the width of a text in pixels."""
+    return sum(face.getlength(piece) for piece, face in runs(text, size))
 
 
 def wrap(text: str, width: int, size: int, most: int) -> list[str]:
@@ -188,9 +237,9 @@ def wrap(text: str, width: int, size: int, most: int) -> list[str]:
     """
     lines, line = [], ""
     words = re.findall(r"[^\s\u2e80-\u9fff\uff00-\uffef]+\s*|.\s*", text, re.DOTALL)
-    is_wide = lambda word: font(size).getlength(word.rstrip()) > width
+    is_wide = lambda word: length(word.rstrip(), size) > width
     for word in itertools.chain.from_iterable(w if is_wide(w) else [w] for w in words):
-        if line and font(size).getlength((line + word).rstrip()) > width:
+        if line and length((line + word).rstrip(), size) > width:
             lines.append(line.rstrip())
             line = ""
         line += word
@@ -208,13 +257,18 @@ def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: in
     columns = max(len(row) for row in rows)
     side = rows[0][0].shape[0] * max(1, cell // rows[0][0].shape[0])
     width = columns * (side + GAP) + GAP
-    texts = [wrap(text[:400], width - 2 * GAP, FONT_SIZE, 2) for text in captions]
+    texts = [wrap(" ".join(text[:400].split()), width - 2 * GAP, FONT_SIZE, 2) for text in captions]
     heights = [len(lines) * LINE + side + 2 * GAP for lines in texts]
     sheet = Image.new("RGB", (width, sum(heights) + GAP), "white")
-    draw, y = ImageDraw.Draw(sheet), GAP
+    y = GAP
     for row, lines, height in zip(rows, texts, heights, strict=True):
+        strip = Image.new("RGB", (width, len(lines) * LINE), "white")  # holds what reaches far up or down
         for i, line in enumerate(lines):
-            draw.text((GAP, y + i * LINE - 2), line, fill="black", font=font(FONT_SIZE))
+            x, baseline = float(GAP), i * LINE + FONT_SIZE + 1
+            for piece, face in runs(line, FONT_SIZE):
+                ImageDraw.Draw(strip).text((x, baseline), piece, fill="black", font=face, anchor="ls")
+                x += face.getlength(piece)
+        sheet.paste(strip, (0, y))
         for i, image in enumerate(row):
             enlarged = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(enlarged, (GAP + i * (side + GAP), y + len(lines) * LINE))
