@@ -77,7 +77,7 @@ def make_server(
     options = {"run_history": False, "enable_monitoring": False, "show_error": False, "ssr_mode": False}
     gradio.mount_gradio_app(app, page, "/", footer_links=[], **options, **style)
     gate = Gate(app, page, folder, hosts, {name.lower() for name in names})
-    limits = {"limit_concurrency": MAX_CONNECTIONS, "timeout_graceful_shutdown": 1}
+    limits: dict[str, Any] = {"limit_concurrency": MAX_CONNECTIONS, "timeout_graceful_shutdown": 1}
     return uvicorn.Server(uvicorn.Config(gate, http="h11", ws="none", log_level="critical", **limits))
 
 
@@ -146,14 +146,14 @@ class Gate:
             call = parse_object(body)
         except ValueError as error:
             raise HTTPException(422, shown(error)) from None
-        functions, index, data = self.page.fns, call.get("fn_index"), call.get("data")
+        functions: Any = self.page.fns
+        index, data = call.get("fn_index"), call.get("data")
         if called[2]:
             index = next((i for i, function in functions.items() if function.api_name == called[2]), None)
-        function = functions.get(index) if isinstance(index, int) else None
-        wanted = function.inputs if function else []
+        function: Any = functions.get(index) if isinstance(index, int) else None
         try:
-            fits = function and not any(isinstance(value, dict | list) for value in data)
-            for block, value in zip(wanted, data, strict=True):
+            fits = isinstance(data, list) and not any(isinstance(value, dict | list) for value in data)
+            for block, value in zip(function.inputs, data or (), strict=True):
                 if function.preprocess:  # as gradio will do, which prints a traceback
                     block.preprocess(value)
         except Exception:

@@ -184,7 +184,8 @@ def font(size: int, file: str = str(FONT), index: int = 0) -> ImageFont.FreeType
 
 def _has(face: ImageFont.FreeTypeFont, character: str) -> bool:
     """Returns whether a font has a character; it draws all that it lacks alike."""
-    return bytes(face.getmask(character)) != bytes(face.getmask("\U0010fffe"))
+    glyph, missing = (np.asarray(face.getmask(c)) for c in (character, "\U0010fffe"))
+    return not np.array_equal(glyph, missing)
 
 
 @functools.cache
