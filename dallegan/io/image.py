@@ -94,7 +94,8 @@ def font(size: int, file: str = str(FONT), index: int = 0) -> ImageFont.FreeType
 
 def _has(face: ImageFont.FreeTypeFont, character: str) -> bool:
     """Returns whether a font has a character; it draws all that it lacks alike."""
-    return bytes(face.getmask(character)) != bytes(face.getmask("\U0010fffe"))
+    drawn, box = face.getmask(character), face.getmask("\U0010fffe")
+    return bytes(drawn) != bytes(box)  # type: ignore[call-overload]  # a buffer
 
 
 @functools.cache
