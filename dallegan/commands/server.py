@@ -65,13 +65,8 @@ def make_server(
 ) -> uvicorn.Server:
     """Returns the server of `page`, a gradio.Blocks, which shows files of `folder`.
 
-    Args:
-        gradio: the package.
-        page: what is served.
-        folder: the folder.
-        hosts: names and addresses that were bound.
-        names: other names under which visitors reach the page.
-        **style: of `gradio.mount_gradio_app`.
+    `hosts` is what was bound, `names` has other names under which visitors reach the page, and `style` goes
+    to `gradio.mount_gradio_app`.
     """
     app = fastapi.FastAPI(openapi_url=None)
     options = {"run_history": False, "enable_monitoring": False, "show_error": False, "ssr_mode": False}
@@ -146,19 +141,17 @@ class Gate:
             call = parse_object(body)
         except ValueError as error:
             raise HTTPException(422, shown(error)) from None
-        functions: Any = self.page.fns
-        index, data = call.get("fn_index"), call.get("data")
+        functions, index, data = self.page.fns, call.get("fn_index"), call.get("data")
         if called[2]:
             index = next((i for i, function in functions.items() if function.api_name == called[2]), None)
         function: Any = functions.get(index) if isinstance(index, int) else None
-        try:
-            fits = isinstance(data, list) and not any(isinstance(value, dict | list) for value in data)
-            for block, value in zip(function.inputs, data or (), strict=True):
-                if function.preprocess:  # as gradio will do, which prints a traceback
+        try:  # all that would fail in gradio, which prints tracebacks
+            for block, value in zip(function.inputs, data, strict=True):  # type: ignore[arg-type]
+                if isinstance(value, dict | list):
+                    raise TypeError
+                if function.preprocess:
                     block.preprocess(value)
         except Exception:
-            fits = False
-        if not fits:
-            raise HTTPException(422, "not a call of the page; /gradio_api/info lists them")
+            raise HTTPException(422, "not a call of the page; /gradio_api/info lists them") from None
         known = ("data", "fn_index", "session_hash", "trigger_id")
         return [json.dumps({key: call.get(key) for key in known}).encode()]

@@ -184,8 +184,8 @@ def font(size: int, file: str = str(FONT), index: int = 0) -> ImageFont.FreeType
 
 def _has(face: ImageFont.FreeTypeFont, character: str) -> bool:
     """Returns whether a font has a character; it draws all that it lacks alike."""
-    glyph, missing = (np.asarray(face.getmask(c)) for c in (character, "\U0010fffe"))
-    return not np.array_equal(glyph, missing)
+    drawn, box = face.getmask(character), face.getmask("\U0010fffe")
+    return bytes(drawn) != bytes(box)  # type: ignore[call-overload]  # a buffer
 
 
 @functools.cache
