@@ -12,10 +12,15 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Set
+from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
 from fontTools.merge import Merger
 from fontTools.subset import Options, Subsetter, load_font
 from fontTools.ttLib.scaleUpem import scale_upem
+
+from dallegan.io.cli import parse, run
 
 UNITS = 512  # per em
 LATIN = {*range(0x20, 0x100)}
@@ -27,17 +32,26 @@ COPYRIGHT = (
 )
 
 
+@dataclass(frozen=True)
+class Args:
+    """Write the font of captions."""
+
+    chinese: Annotated[pathlib.Path, tyro.conf.Positional]  # Noto Sans SC
+    european: Annotated[pathlib.Path, tyro.conf.Positional]  # Noto Sans
+    out: Annotated[pathlib.Path, tyro.conf.Positional]  # the font to write
+
+
 def gb2312() -> set[int]:
     """Returns the code points of GB 2312: 6,763 ideographs, kana, signs."""
     pairs = (bytes((row, cell)) for row in range(0xA1, 0xF8) for cell in range(0xA1, 0xFF))
     return {ord(character) for pair in pairs for character in pair.decode("gb2312", "ignore")}
 
 
-def cut(path: str, characters: Set[int], out: pathlib.Path) -> set[int]:
+def cut(path: pathlib.Path, characters: Set[int], out: pathlib.Path) -> set[int]:
     """Writes a font of those of `characters` that a font has, and returns them."""
     options = Options(layout_features=[], notdef_outline=True, hinting=False, glyph_names=False)
     options.drop_tables += ["BASE", "GDEF", "GPOS", "GSUB", "STAT", "vhea", "vmtx"]
-    font = load_font(path, options)
+    font = load_font(str(path), options)
     subsetter = Subsetter(options)
     subsetter.populate(unicodes=characters)
     subsetter.subset(font)
@@ -46,18 +60,19 @@ def cut(path: str, characters: Set[int], out: pathlib.Path) -> set[int]:
     return set(font.getBestCmap())
 
 
-def main(chinese: str, european: str, out: str) -> None:
-    """Writes the font."""
+def main() -> None:
+    """Parses the command line and writes the font."""
+    args = parse(Args, "recipes/font.py")
     with tempfile.TemporaryDirectory() as folder:
         parts = [pathlib.Path(folder) / name for name in ("chinese.ttf", "european.ttf")]
-        taken = cut(chinese, (gb2312() | LATIN) - {*range(0x370, 0x530)}, parts[0])
-        cut(european, (EUROPE | LATIN) - taken, parts[1])
+        taken = cut(args.chinese, (gb2312() | LATIN) - {*range(0x370, 0x530)}, parts[0])
+        cut(args.european, (EUROPE | LATIN) - taken, parts[1])
         font = Merger().merge([str(part) for part in parts])
     names = {0: COPYRIGHT, 1: "Noto Sans SC subset", 3: "Noto Sans SC subset", 4: "Noto Sans SC subset"}
     for number, text in names.items():
         font["name"].setName(text, number, 3, 1, 0x409)
-    font.save(out)
+    font.save(args.out)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(run(main))

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="minutes long: --slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Makes Ctrl-C work, also for child processes; a shell ignores it for what runs in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

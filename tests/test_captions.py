@@ -191,8 +191,8 @@ def test_files_of_systems_are_ignored_and_other_kinds_named(tmp_path):
     assert set(skipped) == set(others)
 
 
-def test_home_of_nobody_is_a_folder_that_is_not_there():
-    with pytest.raises(UserError, match=r"^no folder ~nobody-at-all/x"):
+def test_home_of_nobody_is_refused():
+    with pytest.raises(UserError, match=r"^~nobody-at-all/x: there is no such user"):
         Folder("~nobody-at-all/x", 8)
 
 

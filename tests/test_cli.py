@@ -351,13 +351,16 @@ def test_an_interrupt_while_modules_are_imported(tmp_path, program):
         pytest.skip("cannot see what a process has loaded")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": ""}  # as after the restart
     words = [str(ROOT / word) if word.endswith(".py") else word for word in program.split()]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, *words], cwd=tmp_path, env=environment, **pipes) as process:
-        while b"numpy" not in pathlib.Path(f"/proc/{process.pid}/maps").read_bytes():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"", b"interrupted\n")
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path, "env": environment}
+    with subprocess.Popen([sys.executable, *words], **options) as process:
+        try:
+            while b"numpy" not in pathlib.Path(f"/proc/{process.pid}/maps").read_bytes():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60) == (b"", b"interrupted\n")
+        finally:
+            process.kill()
     assert process.returncode == 130
 
 

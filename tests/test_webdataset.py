@@ -257,7 +257,7 @@ def test_a_pipe_a_loop_of_links_and_the_home_of_nobody_are_one_line(tmp_path):
         "e.tar": "not a regular file",
         "f.tar": "not a regular file",
     }
-    with pytest.raises(UserError, match=r"no captioned images in webdataset:~nobody-at-all/a.tar: .*No such"):
+    with pytest.raises(UserError, match=r"^~nobody-at-all/a.tar: there is no such user"):
         WebDataset("~nobody-at-all/a.tar", 16)
 
 
