@@ -268,7 +268,8 @@ def test_prompts_of_a_file_are_decoded_or_refused(tmp_path, monkeypatch):
     for data in ("红色的猫".encode("gbk"), "a\nb".encode("utf-16-le"), b"x" * 2**21, "B\ufffdr".encode()):
         file.write_bytes(data)
         with pytest.raises(
-            UserError, match=r"prompts.txt, line 1: (not in UTF-8, or with U\+FFFD.*--encoding|has NUL|a line of)"
+            UserError,
+            match=r"prompts.txt, line 1: (not in UTF-8, or with U\+FFFD.*--encoding|has NUL|a line of)",
         ):
             count_prompts(Args(file=file))
     monkeypatch.setattr(
