@@ -56,7 +56,7 @@ CAT = {"a.png": ["a cat"]}
     ],
 )
 def test_an_encoding_is_named_or_asked_for(tmp_path, encoding, text):
-    bare = {"UTF-16": "utf-16-le"}.get(encoding, encoding)  # Python's own utf-16 would write a mark
+    bare = "utf-16-le" if encoding == "UTF-16" else encoding  # Python's own utf-16 would write a mark
     data = text.encode(bare)
     table = f"file_name,text\na.png,{text}\n".encode(bare)
     whole = json.dumps({"caption": text}, ensure_ascii=False).encode(bare)
