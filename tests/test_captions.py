@@ -47,12 +47,19 @@ CAT = {"a.png": ["a cat"]}
 
 
 @pytest.mark.parametrize(
-    ("encoding", "text"), [("latin-1", "ein grüner Bär"), ("gbk", "一只红色的猫"), ("utf-16-le", "红色的猫")]
+    ("encoding", "text"),
+    [
+        ("latin-1", "ein grüner Bär"),
+        ("gbk", "一只红色的猫"),
+        ("utf-16-le", "红色的猫"),
+        ("UTF-16", "红色的猫"),
+    ],
 )
 def test_an_encoding_is_named_or_asked_for(tmp_path, encoding, text):
-    data = text.encode(encoding)
-    table = f"file_name,text\na.png,{text}\n".encode(encoding)
-    whole = json.dumps({"caption": text}, ensure_ascii=False).encode(encoding)
+    bare = "utf-16-le" if encoding == "UTF-16" else encoding  # Python's own utf-16 would write a mark
+    data = text.encode(bare)
+    table = f"file_name,text\na.png,{text}\n".encode(bare)
+    whole = json.dumps({"caption": text}, ensure_ascii=False).encode(bare)
     for files in ({"a.txt": data}, {"metadata.csv": table}, {"a.json": whole}):
         folder = tmp_path / next(iter(files))
         with pytest.raises(
@@ -65,7 +72,7 @@ def test_an_encoding_is_named_or_asked_for(tmp_path, encoding, text):
     assert captions_in_text(marked, encoding) == [text]
 
 
-@pytest.mark.parametrize("encoding", ["no-such", "rot13", "idna"])
+@pytest.mark.parametrize("encoding", ["no-such", "rot13", "idna", "punycode"])
 def test_an_unknown_encoding_is_refused(encoding):
     with pytest.raises(UserError, match=f"^--encoding {encoding}: no such encoding"):
         check_encoding(encoding, "--encoding")
@@ -258,10 +265,11 @@ def test_prompts_of_a_file_are_decoded_or_refused(tmp_path, monkeypatch):
     ):
         file.write_bytes(data)
         assert list(read_prompts(file, encoding)) == ["猫", "狗"]
-    for data in ("红色的猫".encode("gbk"), "a\nb".encode("utf-16-le"), b"x" * 2**21):
+    for data in ("红色的猫".encode("gbk"), "a\nb".encode("utf-16-le"), b"x" * 2**21, "B\ufffdr".encode()):
         file.write_bytes(data)
         with pytest.raises(
-            UserError, match=r"prompts.txt, line 1: (not in UTF-8.*--encoding|has NUL|a line of)"
+            UserError,
+            match=r"prompts.txt, line 1: (not in UTF-8, or with U\+FFFD.*--encoding|has NUL|a line of)",
         ):
             count_prompts(Args(file=file))
     monkeypatch.setattr(

@@ -126,7 +126,7 @@ def test_stdin_gives_prompts_a_line_each(tmp_path, monkeypatch, dallegan):
     give("a cat\n\n一只狗\n".encode() + b"\xff\n")
     assert dallegan("sample", "-", "--out", tmp_path)[::2] == (
         2,
-        f"error: stdin, line 4: not in UTF-8: {NAME_IT}\n",
+        f"error: stdin, line 4: not in UTF-8, or with U+FFFD: {NAME_IT}\n",
     )
     give("a cat\n\n一只狗\n".encode())
     code, out, _ = dallegan("sample", "-", "--n", 1, "--json", "--out", tmp_path)

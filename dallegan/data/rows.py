@@ -63,7 +63,8 @@ def read_lines(file: IO[bytes], encoding: str = "") -> Iterator[Line]:
             elif "\0" in line:
                 yield number, UnusableRecord("has NUL characters: UTF-16 without a mark, or not a text")
             elif "\ufffd" in line:
-                yield number, UnusableRecord(f"not in {name.removesuffix('-sig').upper()}: {NAME_IT}")
+                kind = name.removesuffix("-sig").upper()
+                yield number, UnusableRecord(f"not in {kind}, or with U+FFFD: {NAME_IT}")
             else:
                 yield number, line
     finally:

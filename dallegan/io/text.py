@@ -13,18 +13,21 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MARKLESS = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}  # without a mark; readers of lines would raise
 UNSEEN = ("Cc", "Cf", "Co", "Cs", "Cn", "Zl", "Zp")  # Unicode's categories of what `shown` escapes
 
 
 def find_encoding(head: bytes, encoding: str = "") -> str:
     """Returns the encoding that a byte order mark at the head of a file names; else `encoding`, or UTF-8."""
-    return next((name for mark, name in MARKS if head.startswith(mark)), encoding or "utf-8")
+    named = encoding or "utf-8"
+    known = MARKLESS.get(codecs.lookup(named).name, named)
+    return next((name for mark, name in MARKS if head.startswith(mark)), known)
 
 
 def check_encoding(encoding: str, flag: str = "--data.encoding") -> None:
-    """Raises UserError unless Python knows an encoding of that name that decodes bytes to text."""
+    """Raises UserError unless Python knows an encoding of that name that decodes any bytes to text."""
     try:
-        b"a".decode(encoding or "utf-8", "replace")
+        bytes(range(256)).decode(encoding or "utf-8", "replace")
     except (LookupError, ValueError):
         known = "utf-8, gbk, gb18030, big5, shift_jis, cp1252, latin-1 or utf-16-le"
         raise UserError(f"{flag} {encoding}: no such encoding; for example {known}") from None
