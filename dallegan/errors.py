@@ -4,15 +4,8 @@ import errno
 
 # file systems in buckets raise these classes without an errno
 PERMANENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-PERMANENT_ERRNO = {
-    errno.ENAMETOOLONG,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.ENXIO,
-    errno.ELOOP,
-}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PERMANENT_ERRNO = {errno.ENAMETOOLONG, errno.EROFS, errno.ENXIO, errno.ELOOP, *FULL}
 
 
 class UserError(Exception):

@@ -19,7 +19,7 @@ from dallegan.io.cli import parse
 from dallegan.io.files import expand_home, read_file, write_atomic
 from dallegan.io.image import grid, save_png
 from dallegan.io.remote import MODEL_FILES, check_name, fetch, hub, hub_error
-from dallegan.io.text import decode, shown
+from dallegan.io.text import decode, say, shown
 from dallegan.run.checkpoint import KEEP, Checkpoints
 from dallegan.run.metrics_file import evaluated
 from dallegan.sampling import SHIPPED, Model, load, split_checkpoint
@@ -106,7 +106,7 @@ def download(args: Download) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {to}: {error.strerror}") from None
     model = to if to.is_absolute() else f"./{to}"
-    print(shown(f'{to}   draw with it: dallegan sample "{BEAR[1]}" --model {model}', 2**14))
+    say(f'{to}   draw with it: dallegan sample "{BEAR[1]}" --model {model}')
 
 
 def upload(args: Upload) -> None:
@@ -136,7 +136,7 @@ def upload(args: Upload) -> None:
             api.upload_folder(repo_id=args.name, folder_path=folder, commit_message="A dallegan model")
         except Exception as error:  # the package's own errors, those of its transport, the disk's
             raise hub_error(error, f"cannot upload to {args.name}") from None
-    print(shown(f'{url}   load it with: dallegan.load("hf://{args.name}")', 2**14))
+    say(f'{url}   load it with: dallegan.load("hf://{args.name}")')
 
 
 def example_prompts(model: Model) -> list[str]:

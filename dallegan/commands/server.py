@@ -137,16 +137,11 @@ class Gate:
             body += part
             if len(body) > MAX_BODY:
                 raise HTTPException(413, f"more than {MAX_BODY} bytes")
-        try:
-            call = parse_object(body)
-        except ValueError as error:
-            raise HTTPException(422, shown(error)) from None
-        functions, index, data = self.page.fns, call.get("fn_index"), call.get("data")
-        if called[2]:
-            index = next((i for i, function in functions.items() if function.api_name == called[2]), None)
-        function: Any = functions.get(index) if isinstance(index, int) else None
         try:  # all that would fail in gradio, which prints tracebacks
-            for block, value in zip(function.inputs, data, strict=True):  # type: ignore[arg-type]
+            call, functions = parse_object(body), self.page.fns
+            named = [function for function in functions.values() if function.api_name == called[2]]
+            function = named[0] if called[2] else functions[call["fn_index"]]
+            for block, value in zip(function.inputs, call["data"], strict=True):
                 if isinstance(value, dict | list):
                     raise TypeError
                 if function.preprocess:
