@@ -47,13 +47,11 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
         # a batch that fits lies between this one and `most`
         most = config.batch + n * parallel.accumulate * penalty_stride(config.loss) * DIVERSITY_STRIDE
         fits = [x for x in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=x), n)]
-        near = [str(x) for x in fits if x < config.batch][-1:] + [str(x) for x in fits if x > config.batch][
-            :1
-        ]
+        near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
         why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share and --loss.diversity"
         whole = dataclasses.replace(config, loss=dataclasses.replace(config.loss, penalty_share=1.0))
-        near += ["--loss.penalty-share 1"] * rows_fit(whole, n)
-        raise UserError(f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(near)}")
+        take = [*map(str, near), *["--loss.penalty-share 1"] * rows_fit(whole, n)]
+        raise UserError(f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(take)}")
     if parallel.strategy == "pmap" and parallel.fsdp != 1:
         raise UserError(
             "--parallel.fsdp needs --parallel.strategy jit: pmap keeps all parameters on each device"

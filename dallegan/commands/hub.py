@@ -18,7 +18,7 @@ from dallegan.errors import UserError
 from dallegan.io.cli import parse
 from dallegan.io.files import expand_home, read_file, write_atomic
 from dallegan.io.image import grid, save_png
-from dallegan.io.remote import MODEL_FILES, check_name, fetch, hub, hub_error
+from dallegan.io.remote import MODEL_FILES, fetch, hub, hub_error
 from dallegan.io.text import decode, say, shown
 from dallegan.run.checkpoint import KEEP, Checkpoints
 from dallegan.run.metrics_file import evaluated
@@ -87,7 +87,6 @@ Command = (
 
 def download(args: Download) -> None:
     """Copies a model. Raises UserError if there is no such model, or its files cannot be written."""
-    check_name(args.name)
     to = args.to or pathlib.Path(args.name.rstrip("/").rpartition("/")[2].partition("@")[0])
     part = to / ".part"  # complete or not there at all; it is inside `to`, which may be a mounted disk
     if to.exists() and (not to.is_dir() or any(p != part for p in to.iterdir())):

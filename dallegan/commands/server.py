@@ -71,7 +71,7 @@ def make_server(
     app = fastapi.FastAPI(openapi_url=None)
     options = {"run_history": False, "enable_monitoring": False, "show_error": False, "ssr_mode": False}
     gradio.mount_gradio_app(app, page, "/", footer_links=[], **options, **style)
-    gate = Gate(app, page, folder, hosts, {name.lower() for name in names})
+    gate = Gate(app, page, f"/gradio_api/file={folder}/", hosts, {name.lower() for name in names})
     limits: dict[str, Any] = {"limit_concurrency": MAX_CONNECTIONS, "timeout_graceful_shutdown": 1}
     return uvicorn.Server(uvicorn.Config(gate, http="h11", ws="none", log_level="critical", **limits))
 
@@ -91,10 +91,8 @@ class Gate:
     may also send requests here, so that Origin must be the same.
     """
 
-    def __init__(
-        self, app: ASGIApp, page: Any, folder: pathlib.Path, hosts: set[str], names: set[str]
-    ) -> None:
-        self.app, self.page, self.files = app, page, f"/gradio_api/file={folder}/"
+    def __init__(self, app: ASGIApp, page: Any, files: str, hosts: set[str], names: set[str]) -> None:
+        self.app, self.page, self.files = app, page, files
         self.hosts, self.names = hosts | names, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

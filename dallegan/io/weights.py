@@ -72,7 +72,7 @@ def read_weights(file: pathlib.Path, expected: Any = None, least: int = 0) -> An
     # here
     wide = {name: x.astype(np.float32) for name, x in arrays.items()}
     bad = [f"{shown(name, 200)} is not finite" for name, x in wide.items() if not np.isfinite(x).all()]
-    bad += ["all are 0"] if not any(x.any() for x in wide.values()) else []
+    bad += ["all are 0"] * (not any(x.any() for x in wide.values()))
     if "digest" in metadata and metadata["digest"] != _digest(arrays):  # older files have none
         bad += ["their digest is another"]
     if bad:
