@@ -382,9 +382,8 @@ def from_json(text: str) -> Config:
             raise TypeError("it is not a JSON object")
         return dacite.from_dict(Config, values, strict)
     except dacite.UnexpectedDataError as error:
-        why = (
-            f"unknown settings {', '.join(sorted(map(repr, error.keys))):.200} (written by a newer version?)"
-        )
+        names = ", ".join(sorted(map(repr, error.keys)))
+        why = f"unknown settings {names:.200} (written by a newer version?)"
     except dacite.DaciteFieldError as error:
         why = f"{error.field_path} is {getattr(error, 'value', None)!r:.100}"
     except (ValueError, TypeError, RecursionError) as error:

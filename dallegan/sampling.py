@@ -18,7 +18,7 @@ import numpy as np
 
 from dallegan.compile import chunks, compute_dtype, jit_sample
 from dallegan.config import Config, check, count_layers, from_json, to_json
-from dallegan.errors import UserError
+from dallegan.errors import UserError, line_of
 from dallegan.io.files import digest, expand_home, local_path, read_file, write_atomic
 from dallegan.io.remote import MODEL_FILES, PAGE, fetch
 from dallegan.io.text import shown
@@ -274,7 +274,7 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
         config = from_json(read_file(folder / "config.json").decode("utf-8-sig", "replace"))
         check(config)
     except (UserError, OSError) as error:
-        raise UserError(f"{folder / 'config.json'}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"{folder / 'config.json'}: {line_of(error)}") from None
     tokenizer = load_tokenizer(folder / "tokenizer.model", config.text)
     gan = make_gan(config, tokenizer.size)
     trace = functools.partial(jax.eval_shape, gan.init, jax.random.key(0))
@@ -307,8 +307,7 @@ def find_model(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
         needed = ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints")
         missing = [name for name in needed if not (folder / name).exists()]
     except (OSError, ValueError) as error:  # no permission, a long name, NUL in it
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{shown(path, 80)} is not a model: {reason}") from None
+        raise UserError(f"{shown(path, 80)} is not a model: {line_of(error)}") from None
     if missing:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{path} is a file; a model is a folder with {', '.join(MODEL_FILES)}: name that")

@@ -14,7 +14,7 @@ import jax
 import tyro
 
 from dallegan.data.pipeline import make_source
-from dallegan.errors import UserError
+from dallegan.errors import UserError, line_of
 from dallegan.io.cli import parse
 from dallegan.io.files import expand_home, read_file, write_atomic
 from dallegan.io.image import grid, save_png
@@ -116,7 +116,7 @@ def upload(args: Upload) -> None:
     try:
         text = decode(read_file(args.card)) if args.card else None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {args.card}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"cannot read {args.card}: {line_of(error)}") from None
     model = load(args.model)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -15,7 +15,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from dallegan.config import Config, conflicts, fixed_settings, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.io.files import digest, parse_object, read_file, write_atomic
+from dallegan.io.files import digest, is_special, parse_object, read_file, write_atomic
 from dallegan.io.text import listed, say
 from dallegan.run.machine import about
 from dallegan.run.processes import is_main
@@ -62,7 +62,7 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], str]]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for path in workdir.iterdir():  # a pipe would be waited for, and a device read or filled for ever
-            if path.exists() and not path.is_file() and not path.is_dir():
+            if is_special(path):
                 raise UserError(f"{path} is not a regular file: remove it, or choose another --workdir")
         lock: BaseFileLock = FileLock(workdir / ".lock", fallback_to_soft=False)  # it ends with the process
         try:
