@@ -265,10 +265,8 @@ def check(config: Config) -> None:
     (_check_residual if config.model.recipe == "residual" else _check_dcgan)(config)
     c, m = config, config.model
     if (depth := count_layers(c)[0]) > MOST_LAYERS:
-        flags = "--text.layers, --model.blocks or --model.critic-blocks"
-        raise UserError(
-            f"{flags}: {depth:,} layers at {c.data.size} px; {MOST_LAYERS} are the most; lower some"
-        )
+        hint = "lower --text.layers, --model.blocks or --model.critic-blocks"
+        raise UserError(f"{depth:,} layers at {c.data.size} px; {MOST_LAYERS} are the most: {hint}")
     if m.width % 4:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, as its attention has 4 heads")
     if not m.critic_blocks or len(m.critic_widths) != len(m.critic_blocks):

@@ -85,7 +85,7 @@ def train(config: Config, source: Source | None = None) -> None:
             hint = "all processes must see the same directory; name one on a file system that they share"
             raise UserError(f"--workdir {workdir}: {hint}")
         for line in describe(source) if is_main() else ():
-            say(line, sys.stderr)
+            say(line, sys.stderr, 1000)
         if directory.write_skipped(workdir, source.skipped):
             say(f"data: {workdir}/skipped*.log names what was skipped", sys.stderr)
         tokenizer = load_tokenizer(workdir / directory.TOKENIZER, config.text)

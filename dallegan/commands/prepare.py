@@ -260,7 +260,7 @@ def start_job(args: Args, out: pathlib.Path) -> Job:
     source = make_source(Config(data=data), check=False)
     skipped = dict(source.skipped)  # a copy: what is skipped later is in the notes of the shards
     for line in describe(source):
-        say(line, sys.stderr)
+        say(line, sys.stderr, 1000)
     if len(source) > ENDLESS and not args.limit:
         raise UserError(f"{args.src} has no end: say how many images, for example --limit 100000")
     plan |= {"read": min(args.limit or len(source), len(source))}

@@ -115,7 +115,7 @@ class Gate:
 
     def _check_sender(self, request: Request) -> None:
         """Raises HTTPException if a browser sends the request for another site."""
-        host, origin = request.headers.get("host", "").lower(), request.headers.get("origin", "").lower()
+        host, origin = (request.headers.get(name, "").lower() for name in ("host", "origin"))
         name, site = host_in(host), host_in(origin)
         any_address = not self.hosts.isdisjoint(("0.0.0.0", "::"))  # an address cannot be rebound
         if name not in self.hosts and not (any_address and re.fullmatch(r"[\d.]+|.*:.*", name)):

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.features
 from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from dallegan.io.files import open_regular, read_file, write_atomic
+from dallegan.io.files import open_regular, parse_object, read_file, write_atomic
 
 Format = Literal["png", "webp"]  # of the files that are written; both are lossless
 
@@ -289,8 +289,7 @@ def read_info(path: pathlib.Path) -> dict[str, str]:
             if image.format == "PNG":
                 image.load()  # text chunks may follow the pixels
                 return {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
-            info = json.loads(image.getexif().get(ExifTags.Base.ImageDescription) or "{}")
-            return info if isinstance(info, dict) else {}
+            return parse_object(image.getexif().get(ExifTags.Base.ImageDescription) or "{}")
     except Exception:  # Pillow's decoders raise nearly anything on files that are not images
         return {}
 

@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import hashlib
 import itertools
 import pathlib
 import re
@@ -13,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dallegan.errors import TransientError, UserError, as_user_error
-from dallegan.io.files import cache, filesystem, parse_object, reading, write_atomic
+from dallegan.io.files import cache, digest, filesystem, parse_object, reading, write_atomic
 
 # nothing else is ever fetched, and nothing in these files can be executed
 MODEL_FILES = ("config.json", "tokenizer.model", "model.safetensors")
@@ -165,8 +164,8 @@ def from_bucket(url: str) -> pathlib.Path:
                     f"{url} is not a model: no {', '.join(missing)} in it; copy there what "
                     "`Model.save` writes (a run's directory must be on a disk)"
                 )
-            state = repr([url, *(files.ukey(f"{path}/{name}") for name in found)])
-            folder = cache() / "models" / hashlib.sha256(state.encode()).hexdigest()[:32]
+            state = digest([url, *(str(files.ukey(f"{path}/{name}")) for name in found)])
+            folder = cache() / "models" / state
             folder.mkdir(parents=True, exist_ok=True)
             for name in found:
                 if not (folder / name).exists():

@@ -70,6 +70,6 @@ def listed(skipped: Iterable[tuple[str, str]]) -> str:
     return "".join(f"{shown(name, 4096)}\t{shown(reason)}\n" for name, reason in skipped)
 
 
-def say(text: object, to: TextIO | None = None) -> None:
+def say(text: object, to: TextIO | None = None, most: int = 2**14) -> None:
     """Prints a text as `shown` returns it, to stdout by default."""
-    print(shown(text, 2**14), file=to)
+    print(shown(text, most), file=to)
