@@ -60,11 +60,9 @@ def start(*command: str) -> int:
     """Runs `command` and the arguments of this process, and returns the exit code; for entry points."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
-    for descriptor in range(3):  # one that a shell has closed would become that of a file
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # a stream that a shell has closed; its number would become that of a file
+    os.close(descriptor)
     argv = [*command, *sys.argv[1:]]
     if argv[:1] in (["train"], ["evaluate"]) and "--help" not in argv:
         restart_with_huge_pages()

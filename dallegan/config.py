@@ -265,10 +265,8 @@ def check(config: Config) -> None:
     (_check_residual if config.model.recipe == "residual" else _check_dcgan)(config)
     c, m = config, config.model
     if (depth := count_layers(c)[0]) > MOST_LAYERS:
-        flags = "--text.layers, --model.blocks or --model.critic-blocks"
-        raise UserError(
-            f"{flags}: {depth:,} layers at {c.data.size} px; {MOST_LAYERS} are the most; lower some"
-        )
+        hint = "lower --text.layers, --model.blocks or --model.critic-blocks"
+        raise UserError(f"{depth:,} layers at {c.data.size} px; {MOST_LAYERS} are the most: {hint}")
     if m.width % 4:
         raise UserError(f"--model.width {m.width}: must be a multiple of 4, as its attention has 4 heads")
     if not m.critic_blocks or len(m.critic_widths) != len(m.critic_blocks):
@@ -382,9 +380,8 @@ def from_json(text: str) -> Config:
             raise TypeError("it is not a JSON object")
         return dacite.from_dict(Config, values, strict)
     except dacite.UnexpectedDataError as error:
-        why = (
-            f"unknown settings {', '.join(sorted(map(repr, error.keys))):.200} (written by a newer version?)"
-        )
+        names = ", ".join(sorted(map(repr, error.keys)))
+        why = f"unknown settings {names:.200} (written by a newer version?)"
     except dacite.DaciteFieldError as error:
         why = f"{error.field_path} is {getattr(error, 'value', None)!r:.100}"
     except (ValueError, TypeError, RecursionError) as error:

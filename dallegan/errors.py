@@ -4,15 +4,8 @@ import errno
 
 # file systems in buckets raise these classes without an errno
 PERMANENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-PERMANENT_ERRNO = {
-    errno.ENAMETOOLONG,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.ENXIO,
-    errno.ELOOP,
-}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+PERMANENT_ERRNO = {errno.ENAMETOOLONG, errno.EROFS, errno.ENXIO, errno.ELOOP, *FULL}
 
 
 class UserError(Exception):
@@ -37,3 +30,10 @@ def is_permanent(error: OSError) -> bool:
 def as_user_error(error: OSError, message: str) -> UserError:
     """Returns the exception to raise: UserError if `error` is permanent, otherwise TransientError."""
     return (UserError if is_permanent(error) else TransientError)(message)
+
+
+def line_of(error: object) -> str:
+    """Returns what an error or a message says, in one line; the system's errors without number and path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
 import sys
 import time
 import warnings
@@ -20,7 +19,7 @@ from dallegan.errors import UserError
 from dallegan.evaluation.obedience import make_quick
 from dallegan.io.files import local_path, writing
 from dallegan.io.image import grid, save_png
-from dallegan.io.text import shown
+from dallegan.io.text import say
 from dallegan.optim import make_optimizer
 from dallegan.parallel import check_devices, make_runner
 from dallegan.run import workdir as directory
@@ -82,14 +81,13 @@ def train(config: Config, source: Source | None = None) -> None:
             write_tokenizer(workdir, config, source, origin)
 
         on_main(prepare_workdir)
-        home = from_main(find())
         if not all_agree((workdir / directory.TOKENIZER).exists()):
             hint = "all processes must see the same directory; name one on a file system that they share"
             raise UserError(f"--workdir {workdir}: {hint}")
         for line in describe(source) if is_main() else ():
-            print(shown(line, 1000), file=sys.stderr)
+            say(line, sys.stderr, 1000)
         if directory.write_skipped(workdir, source.skipped):
-            print(shown(f"data: {workdir}/skipped*.log names what was skipped"), file=sys.stderr)
+            say(f"data: {workdir}/skipped*.log names what was skipped", sys.stderr)
         tokenizer = load_tokenizer(workdir / directory.TOKENIZER, config.text)
         gan = make_gan(config, tokenizer.size)
         runner = make_runner(gan, make_optimizer(gan, config.optim, config.steps), config)
@@ -106,8 +104,7 @@ def train(config: Config, source: Source | None = None) -> None:
         origin = restored = params = None  # each holds a copy of the parameters
         step = int(runner.view(state).step)
         if step >= config.steps:
-            done = f"{workdir} is complete: {step} steps. Sample it: dallegan sample PROMPT --model {workdir}"
-            print(shown(done))
+            say(f"{workdir} is complete: {step} steps. Sample it: dallegan sample PROMPT --model {workdir}")
             return
         if is_main():
             directory.record_machine(workdir)
@@ -115,8 +112,7 @@ def train(config: Config, source: Source | None = None) -> None:
             parameters = ", ".join(f"{name} {size / 1e6:.1f} M" for name, size in sizes.items())
             devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
             devices += f" of {jax.process_count()} processes" * (jax.process_count() > 1)
-            begins = f"{workdir}: {config.data.source} at {config.data.size} px on {devices}; {parameters}"
-            print(shown(begins, 1000))
+            say(f"{workdir}: {config.data.source} at {config.data.size} px on {devices}; {parameters}")
 
         # 4. Step. Metrics are read one step late, so that the device always has a step to compute.
         dataset = make_dataset(source, tokenizer, config, jax.process_index(), jax.process_count())
@@ -148,8 +144,7 @@ def train(config: Config, source: Source | None = None) -> None:
             if not (to_save or to_draw or to_write):
                 continue
             log.sync()
-            if (place := from_main(find())) != home:
-                leave(workdir, place, step, runner.view(state), checkpoints)
+            checkpoints.stay(from_main(find()), step, runner.view(state))
             scores: dict[str, Any] = {}
             if to_draw or to_evaluate:
                 with clock("eval"):
@@ -191,7 +186,7 @@ def load_origin(config: Config) -> Model:
     check_origin(config.init_from, origin.config, config)
     if is_main() and (shrink := conflicts(origin.config, config).get("model.shrink")):
         change = f"its images change at once (model.shrink: {shrink[0]} -> {shrink[1]})"
-        print(shown(f"warning: not the shrinkage of {config.init_from}: {change}"), file=sys.stderr)
+        say(f"warning: not the shrinkage of {config.init_from}: {change}", sys.stderr)
     return origin
 
 
@@ -211,26 +206,6 @@ def write_tokenizer(workdir: pathlib.Path, config: Config, source: Source, origi
             tokenizer = origin.tokenizer.extended(tokenizer, config.text.vocab)
         with writing(path):
             tokenizer.save(path)
-
-
-def leave(workdir: pathlib.Path, place: str, step: int, state: Any, checkpoints: Checkpoints) -> None:
-    """Saves a state to `place`, where the directory of the run lies since it was renamed; "" if it is gone.
-
-    Raises UserError, which says so.
-    """
-    checkpoints.wait()
-    saved = False
-    if place:
-        with contextlib.closing(Checkpoints(place, KEEP, identity=checkpoints.identity)) as there:
-            there.save(step, state)
-            saved = there.wait()
-    old = checkpoints.directory.parent
-    if (saved or not place) and [path.name for path in old.glob("*")] == ["checkpoints"]:
-        shutil.rmtree(old, ignore_errors=True)  # made again by a save that was in progress
-    if not place:
-        raise UserError(f"{workdir} was removed, or taken by another process, before step {step} was saved")
-    was = f"{workdir} was renamed to {place} while it trained"
-    raise UserError(f"{was}: stopped{' and saved' * saved} at step {step}; --workdir {place} resumes")
 
 
 def is_due(step: int, every: int, config: Config) -> bool:

@@ -46,19 +46,12 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
     if not rows_fit(config, n):
         # a batch that fits lies between this one and `most`
         most = config.batch + n * parallel.accumulate * penalty_stride(config.loss) * DIVERSITY_STRIDE
-        fits = [
-            batch for batch in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=batch), n)
-        ]
-        near: list[object] = [
-            *[x for x in fits if x < config.batch][-1:],
-            *[x for x in fits if x > config.batch][:1],
-        ]
+        fits = [x for x in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=x), n)]
+        near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
         why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share and --loss.diversity"
         whole = dataclasses.replace(config, loss=dataclasses.replace(config.loss, penalty_share=1.0))
-        near += ["--loss.penalty-share 1"] * rows_fit(whole, n)
-        raise UserError(
-            f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(map(str, near))}"
-        )
+        take = [*map(str, near), *["--loss.penalty-share 1"] * rows_fit(whole, n)]
+        raise UserError(f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(take)}")
     if parallel.strategy == "pmap" and parallel.fsdp != 1:
         raise UserError(
             "--parallel.fsdp needs --parallel.strategy jit: pmap keeps all parameters on each device"

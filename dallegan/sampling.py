@@ -18,9 +18,9 @@ import numpy as np
 
 from dallegan.compile import chunks, compute_dtype, jit_sample
 from dallegan.config import Config, check, count_layers, from_json, to_json
-from dallegan.errors import UserError
+from dallegan.errors import UserError, line_of
 from dallegan.io.files import digest, expand_home, local_path, read_file, write_atomic
-from dallegan.io.remote import MODEL_FILES, check_name, fetch
+from dallegan.io.remote import MODEL_FILES, PAGE, fetch
 from dallegan.io.text import shown
 from dallegan.io.weights import read_weights, write_weights
 from dallegan.models.gan import Gan, Params
@@ -209,9 +209,7 @@ class Model:
         """
         gan, leaves = self.gan, jax.tree.leaves_with_path(self.params)
         networks = json.dumps([dataclasses.asdict(part) for part in (gan.text, gan.model)])
-        params = (
-            x for path, leaf in leaves for x in (jax.tree_util.keystr(path), np.asarray(leaf).tobytes())
-        )
+        params = (x for key, leaf in leaves for x in (jax.tree_util.keystr(key), np.asarray(leaf).tobytes()))
         return digest([self.tokenizer.proto, networks, str(gan.size), np.dtype(gan.dtype).name, *params])
 
     def save(self, folder: str | pathlib.Path) -> None:
@@ -269,29 +267,26 @@ def load(path: str | pathlib.Path = DEFAULT) -> Model:
     Raises:
         UserError: if there is no such model, or its files are damaged or do not fit together.
     """
-    if isinstance(path, str):
-        check_name(path)
-        if "://" in path:
-            return load(fetch(path))
+    if isinstance(path, str) and ("://" in path or PAGE.match(path)):
+        return load(fetch(path))
     folder, checkpoint = find_model(path)
     try:
         config = from_json(read_file(folder / "config.json").decode("utf-8-sig", "replace"))
         check(config)
     except (UserError, OSError) as error:
-        raise UserError(f"{folder / 'config.json'}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"{folder / 'config.json'}: {line_of(error)}") from None
     tokenizer = load_tokenizer(folder / "tokenizer.model", config.text)
     gan = make_gan(config, tokenizer.size)
+    trace = functools.partial(jax.eval_shape, gan.init, jax.random.key(0))
     if (folder / WEIGHTS).exists():
         # tracing the networks for the expected shapes takes half a second, which a shipped model does not
         # need (tests/test_shipped.py), and minutes if a stranger's config.json asks for hundreds of layers
-        expected = None
-        if folder.parent != SHIPPED:
-            expected = functools.partial(jax.eval_shape, gan.init, jax.random.key(0))
+        expected = None if folder.parent == SHIPPED else trace
         params = read_weights(folder / WEIGHTS, expected, count_layers(config)[1])
         return Model(gan, params, tokenizer, config)
     from dallegan.run.checkpoint import load_state  # imports Orbax, which a saved model does not need
 
-    shapes = jax.eval_shape(gan.init, jax.random.key(0))
+    shapes = trace()
     wanted = {"ema": shapes["generator"], "params": {"discriminator": shapes["discriminator"]}}
     state = load_state(folder, wanted, checkpoint)
     params = {"generator": state["ema"], "discriminator": state["params"]["discriminator"]}
@@ -312,8 +307,7 @@ def find_model(path: str | pathlib.Path) -> tuple[pathlib.Path, str]:
         needed = ("config.json", "tokenizer.model", WEIGHTS if saved else "checkpoints")
         missing = [name for name in needed if not (folder / name).exists()]
     except (OSError, ValueError) as error:  # no permission, a long name, NUL in it
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{shown(path, 80)} is not a model: {reason}") from None
+        raise UserError(f"{shown(path, 80)} is not a model: {line_of(error)}") from None
     if missing:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{path} is a file; a model is a folder with {', '.join(MODEL_FILES)}: name that")

@@ -19,7 +19,7 @@ from dallegan.commands import ModelName
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
 from dallegan.io.files import read_file, write_atomic, writing
-from dallegan.io.text import shown
+from dallegan.io.text import say
 from dallegan.sampling import DEFAULT, Model, load, to_uint8
 
 PLATFORMS = "cpu", "cuda", "tpu"
@@ -139,5 +139,4 @@ def main(argv: Sequence[str]) -> None:
         model.tokenizer.save(tokenizer)
         write_atomic(script, LOADER.format(**fields, encode=encode))
     size = args.out.stat().st_size / 2**20
-    about = f"{size:.1f} MiB, for {', '.join(PLATFORMS)}; draw with it: python {script}"
-    print(shown(f"{args.out}   {about}", 2**14))
+    say(f"{args.out}   {size:.1f} MiB, for {', '.join(PLATFORMS)}; draw with it: python {script}")

@@ -14,12 +14,12 @@ import jax
 import tyro
 
 from dallegan.data.pipeline import make_source
-from dallegan.errors import UserError
+from dallegan.errors import UserError, line_of
 from dallegan.io.cli import parse
 from dallegan.io.files import expand_home, read_file, write_atomic
 from dallegan.io.image import grid, save_png
-from dallegan.io.remote import MODEL_FILES, check_name, fetch, hub, hub_error
-from dallegan.io.text import decode, shown
+from dallegan.io.remote import MODEL_FILES, fetch, hub, hub_error
+from dallegan.io.text import decode, say, shown
 from dallegan.run.checkpoint import KEEP, Checkpoints
 from dallegan.run.metrics_file import evaluated
 from dallegan.sampling import SHIPPED, Model, load, split_checkpoint
@@ -87,7 +87,6 @@ Command = (
 
 def download(args: Download) -> None:
     """Copies a model. Raises UserError if there is no such model, or its files cannot be written."""
-    check_name(args.name)
     to = args.to or pathlib.Path(args.name.rstrip("/").rpartition("/")[2].partition("@")[0])
     part = to / ".part"  # complete or not there at all; it is inside `to`, which may be a mounted disk
     if to.exists() and (not to.is_dir() or any(p != part for p in to.iterdir())):
@@ -106,7 +105,7 @@ def download(args: Download) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {to}: {error.strerror}") from None
     model = to if to.is_absolute() else f"./{to}"
-    print(shown(f'{to}   draw with it: dallegan sample "{BEAR[1]}" --model {model}', 2**14))
+    say(f'{to}   draw with it: dallegan sample "{BEAR[1]}" --model {model}')
 
 
 def upload(args: Upload) -> None:
@@ -117,7 +116,7 @@ def upload(args: Upload) -> None:
     try:
         text = decode(read_file(args.card)) if args.card else None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {args.card}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"cannot read {args.card}: {line_of(error)}") from None
     model = load(args.model)
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -136,7 +135,7 @@ def upload(args: Upload) -> None:
             api.upload_folder(repo_id=args.name, folder_path=folder, commit_message="A dallegan model")
         except Exception as error:  # the package's own errors, those of its transport, the disk's
             raise hub_error(error, f"cannot upload to {args.name}") from None
-    print(shown(f'{url}   load it with: dallegan.load("hf://{args.name}")', 2**14))
+    say(f'{url}   load it with: dallegan.load("hf://{args.name}")')
 
 
 def example_prompts(model: Model) -> list[str]:

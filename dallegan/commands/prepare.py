@@ -43,7 +43,7 @@ from dallegan.errors import UserError, as_user_error, is_permanent
 from dallegan.io.cli import parse
 from dallegan.io.files import local_path, lock_byte, parse_object, read_file, write_atomic, writing
 from dallegan.io.image import ImageError
-from dallegan.io.text import check_encoding, shown
+from dallegan.io.text import check_encoding, listed, say, shown
 from dallegan.tokenizer import Tokenizer
 
 # JPEG without chroma subsampling (4:4:4)
@@ -207,10 +207,7 @@ def write_manifest(job: Job) -> None:
     reasons = collections.Counter(re.sub(r"\d+", "N", reason) for _, reason in skipped)
     with contextlib.suppress(FileNotFoundError):  # an earlier command may have been killed after this line
         (job.out / UNFINISHED_TOKENIZER).replace(job.out / "tokenizer.model")
-    write_atomic(
-        job.out / "skipped.log",
-        "".join(f"{shown(name, 4096)}\t{shown(reason)}\n" for name, reason in skipped),
-    )
+    write_atomic(job.out / "skipped.log", listed(skipped))
     manifest = {"version": VERSION, **job.plan, "pictures": images, "skipped": dict(sorted(reasons.items()))}
     manifest["shards"] = [note["entry"] for note in notes]
     write_atomic(job.manifest, json.dumps(manifest, indent=1, ensure_ascii=False))
@@ -263,7 +260,7 @@ def start_job(args: Args, out: pathlib.Path) -> Job:
     source = make_source(Config(data=data), check=False)
     skipped = dict(source.skipped)  # a copy: what is skipped later is in the notes of the shards
     for line in describe(source):
-        print(shown(line, 1000), file=sys.stderr)
+        say(line, sys.stderr, 1000)
     if len(source) > ENDLESS and not args.limit:
         raise UserError(f"{args.src} has no end: say how many images, for example --limit 100000")
     plan |= {"read": min(args.limit or len(source), len(source))}
@@ -351,7 +348,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             run_workers(job, min(args.workers or cores(), job.shards))
         except KeyboardInterrupt:
-            print(shown(f"stopped; the same command goes on with {out}", 2**14), file=sys.stderr)
+            say(f"stopped; the same command goes on with {out}", sys.stderr)
             raise
     with writing(out / ".claims"):
         leftovers = [out / ".claims", out / ".plan.json", *out.glob(".data-*"), *out.glob(".*.part")]
@@ -359,10 +356,9 @@ def main(argv: Sequence[str]) -> None:
             leftover.unlink(missing_ok=True)
     manifest = read_manifest(out)
     skipped = sum(manifest["skipped"].values())
-    about = (
+    say(
         f"{out} {'was' if complete else 'is'} complete: {manifest['pictures']} images of {manifest['size']} "
         f"px in {len(manifest['shards'])} shards. "
         + (f"{skipped} were skipped, named in {out / 'skipped.log'}. " if skipped else "")
         + f"Train on them: dallegan train --data.source arrayrecord:{out} --data.size {manifest['size']}"
     )
-    print(shown(about, 2**14))

@@ -9,7 +9,7 @@ import tyro
 
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
-from dallegan.io.text import shown
+from dallegan.io.text import say
 from dallegan.run.report import write_report
 
 RUNS = tyro.conf.arg(metavar="RUN [RUN ...]")
@@ -28,4 +28,4 @@ def main(argv: Sequence[str]) -> None:
     args = parse(Args, "dallegan report", args=argv)
     if not args.runs:
         raise UserError("name a run directory: dallegan report RUN [RUN...]")
-    print(shown(write_report(*args.runs, out=args.out), 4096))
+    say(write_report(*args.runs, out=args.out))

@@ -28,7 +28,7 @@ from dallegan.data.rows import read_lines
 from dallegan.errors import UserError
 from dallegan.io.cli import parse
 from dallegan.io.image import Format
-from dallegan.io.text import check_encoding, shown
+from dallegan.io.text import check_encoding, say, shown
 from dallegan.sampling import DEFAULT, load
 from dallegan.tokenizer import is_blank
 
@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
         return
     sheet = write_grid(model, on_sheet, args.out, options, args.size)
     if not args.json:
-        print(shown(sheet, 4096))
+        say(sheet)
     if args.show:
         with Image.open(sheet) as image:
             image.show()

@@ -71,7 +71,7 @@ def make_server(
     app = fastapi.FastAPI(openapi_url=None)
     options = {"run_history": False, "enable_monitoring": False, "show_error": False, "ssr_mode": False}
     gradio.mount_gradio_app(app, page, "/", footer_links=[], **options, **style)
-    gate = Gate(app, page, folder, hosts, {name.lower() for name in names})
+    gate = Gate(app, page, f"/gradio_api/file={folder}/", hosts, {name.lower() for name in names})
     limits: dict[str, Any] = {"limit_concurrency": MAX_CONNECTIONS, "timeout_graceful_shutdown": 1}
     return uvicorn.Server(uvicorn.Config(gate, http="h11", ws="none", log_level="critical", **limits))
 
@@ -91,10 +91,8 @@ class Gate:
     may also send requests here, so that Origin must be the same.
     """
 
-    def __init__(
-        self, app: ASGIApp, page: Any, folder: pathlib.Path, hosts: set[str], names: set[str]
-    ) -> None:
-        self.app, self.page, self.files = app, page, f"/gradio_api/file={folder}/"
+    def __init__(self, app: ASGIApp, page: Any, files: str, hosts: set[str], names: set[str]) -> None:
+        self.app, self.page, self.files = app, page, files
         self.hosts, self.names = hosts | names, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -117,7 +115,7 @@ class Gate:
 
     def _check_sender(self, request: Request) -> None:
         """Raises HTTPException if a browser sends the request for another site."""
-        host, origin = request.headers.get("host", "").lower(), request.headers.get("origin", "").lower()
+        host, origin = (request.headers.get(name, "").lower() for name in ("host", "origin"))
         name, site = host_in(host), host_in(origin)
         any_address = not self.hosts.isdisjoint(("0.0.0.0", "::"))  # an address cannot be rebound
         if name not in self.hosts and not (any_address and re.fullmatch(r"[\d.]+|.*:.*", name)):
@@ -137,16 +135,11 @@ class Gate:
             body += part
             if len(body) > MAX_BODY:
                 raise HTTPException(413, f"more than {MAX_BODY} bytes")
-        try:
-            call = parse_object(body)
-        except ValueError as error:
-            raise HTTPException(422, shown(error)) from None
-        functions, index, data = self.page.fns, call.get("fn_index"), call.get("data")
-        if called[2]:
-            index = next((i for i, function in functions.items() if function.api_name == called[2]), None)
-        function: Any = functions.get(index) if isinstance(index, int) else None
         try:  # all that would fail in gradio, which prints tracebacks
-            for block, value in zip(function.inputs, data, strict=True):  # type: ignore[arg-type]
+            call, functions = parse_object(body), self.page.fns
+            named = [function for function in functions.values() if function.api_name == called[2]]
+            function = named[0] if called[2] else functions[call["fn_index"]]
+            for block, value in zip(function.inputs, call["data"], strict=True):
                 if isinstance(value, dict | list):
                     raise TypeError
                 if function.preprocess:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from dallegan.data.source import OTHERS, Example, Source, by_reason, spread
-from dallegan.errors import UserError, as_user_error, is_permanent
+from dallegan.errors import UserError, as_user_error, is_permanent, line_of
 from dallegan.io.files import digest
 from dallegan.io.image import ImageError
 
@@ -74,7 +74,7 @@ class FileSource(Source):
         From 10,000 names on, only their number is recorded.
         """
         if len(self._reasons) < MAX_NAMED or name in self._reasons:
-            self._reasons.setdefault(name, _line(reason))
+            self._reasons.setdefault(name, line_of(reason))
         else:
             self._unnamed += 1
             self._reasons[OTHERS] = f"{self._unnamed} more, not named here"
@@ -118,7 +118,7 @@ class FileSource(Source):
                         break
                     time.sleep(wait)
         last = self.name(order[-1])
-        raise UserError(f"{len(order)} images in a row cannot be read, the last {last}: {_line(reason)}")
+        raise UserError(f"{len(order)} images in a row cannot be read, the last {last}: {line_of(reason)}")
 
     def captions(self, limit: int) -> list[str]:
         """Returns all captions of the first `limit` images. Raises UserError if the disk or bucket fails."""
@@ -146,12 +146,6 @@ class FileSource(Source):
     def prompts(self) -> list[str]:
         """Returns the first caption of up to eight images, spread over all."""
         return [self._first_readable(i, self.captions_of)[1][0] for i in spread(len(self))]
-
-
-def _line(reason: object) -> str:
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror  # without the number and the path
-    return (str(reason) or type(reason).__name__).splitlines()[0]
 
 
 def _choose(captions: list[str], rng: np.random.Generator) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from dallegan.data.captions import captions_in_json, captions_in_object, captions_in_text, fields_of
 from dallegan.data.file_source import JUNK, SUFFIXES, FileSource, UnusableRecord
 from dallegan.data.rows import image_of, read_rows
-from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
+from dallegan.errors import TransientError, UserError, as_user_error, is_permanent, line_of
 from dallegan.io.files import digest, expand_home, open_regular, read_file
 from dallegan.io.image import ImageError, read_image
 
@@ -168,16 +168,13 @@ class Folder(FileSource):
             try:
                 image = read_image(path, self.size)
                 return image if keep else np.empty(0, np.uint8)
-            except ImageError as error:
+            except (ImageError, OSError) as error:
+                if isinstance(error, OSError) and not is_permanent(error):
+                    # a run without the image would be another run
+                    message = f"cannot read {path}: {line_of(error)}; try again, or remove the file"
+                    raise TransientError(message) from None
                 self.skip(self._relative(path), error)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                if not is_permanent(error):  # a run without the image would be another run
-                    raise TransientError(
-                        f"cannot read {path}: {reason}; try again, or remove the file"
-                    ) from None
-                self.skip(self._relative(path), reason)
-            return None
+                return None
 
         with ThreadPoolExecutor(threads) as pool:
             images = list(pool.map(decode, self.files))

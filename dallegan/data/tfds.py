@@ -21,7 +21,7 @@ from dallegan.data.arrayrecord import classify
 from dallegan.data.captions import clean_captions
 from dallegan.data.file_source import FileSource, UnusableRecord
 from dallegan.errors import UserError
-from dallegan.io.files import local_path, parse_object, read_file
+from dallegan.io.files import is_special, local_path, parse_object, read_file
 from dallegan.io.image import read_image
 
 OPTIONS = {"split": "train", "image": "", "text": "", "data_dir": ""}
@@ -109,9 +109,7 @@ def check_classes(folder: pathlib.Path) -> None:
     Also if a file is none that TFDS could read to its end: a pipe, a device or huge metadata.
     """
     for path in folder.iterdir():
-        if not path.is_dir() and (
-            not path.is_file() or (path.suffix == ".json" and path.stat().st_size > 2**26)
-        ):
+        if is_special(path) or (path.suffix == ".json" and path.is_file() and path.stat().st_size > 2**26):
             raise UserError(f"tfds: {path} is not a regular file, or is larger than {2**26} bytes")
     for name in class_names(read_file(folder / "features.json", 2**26).decode()):
         if "." in name and not name.startswith("tensorflow_datasets."):

@@ -29,7 +29,7 @@ import numpy as np
 
 from dallegan.data.captions import captions_in_json, captions_in_text
 from dallegan.data.file_source import JUNK, SUFFIXES, UNREAD, FileCache, FileSource, UnusableRecord
-from dallegan.errors import TransientError, UserError, as_user_error, is_permanent
+from dallegan.errors import TransientError, UserError, as_user_error, is_permanent, line_of
 from dallegan.io.files import digest, expand_home, filesystem, open_regular, reading
 from dallegan.io.image import MAX_BYTES as MAX_IMAGE
 from dallegan.io.image import foreign, read_image
@@ -194,9 +194,8 @@ class WebDataset(FileSource):
             if isinstance(error, OSError) and not is_permanent(error):
                 # a run without the shard would be another run
                 raise TransientError(f"cannot read {url}: {error}; try again") from None
-            if not (known := isinstance(error, (UnusableRecord, OSError))):
-                error = f"{type(error).__name__}: {error}"
-            why = (known and getattr(error, "strerror", "")) or str(error)
+            known = isinstance(error, (UnusableRecord, OSError))
+            why = line_of(error) if known else f"{type(error).__name__}: {error}"
             count = len(set().union(*found.values()))
             self.skip(label, f"{why}; {count} names before" if count else why)
         found = join(found)

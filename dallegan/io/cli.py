@@ -21,13 +21,7 @@ from dallegan.io.text import shown
 
 T = TypeVar("T")
 # settings by the names that other programs give them
-MEANT = {
-    "data": "data.source",
-    "model": "init-from",
-    "batch-size": "batch",
-    "epochs": "steps",
-    "out": "workdir",
-}
+MEANT = {"data": "data.source", "model": "init-from", "batch-size": "batch", "out": "workdir"}
 LESS_MEMORY = (
     "Training needs less with a larger --parallel.accumulate, with --parallel.fsdp over several devices, "
     "or with a smaller --batch"

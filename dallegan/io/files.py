@@ -29,7 +29,7 @@ def write_atomic(path: str | pathlib.Path, data: bytes | str | Iterable[bytes]) 
     path = pathlib.Path(path)
     data = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
     pieces = [data] if isinstance(data, bytes) else data
-    if _is_special(path):
+    if is_special(path):
         with path.open("wb") as file:
             file.writelines(pieces)
         return
@@ -51,14 +51,14 @@ def check_writable(path: pathlib.Path) -> None:
     """
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a directory; name a file")
-    if not _is_special(path):
+    if not is_special(path):
         with writing(path):
             temporary = _temporary(_follow_links(path))
             temporary.touch()
             temporary.unlink()
 
 
-def _is_special(path: pathlib.Path) -> bool:
+def is_special(path: pathlib.Path) -> bool:
     """Returns True for a pipe or a device, which must not be replaced by a file."""
     return path.exists() and not path.is_file() and not path.is_dir()
 

@@ -13,18 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import numpy as np
-from PIL import (
-    ExifTags,
-    Image,
-    ImageDraw,
-    ImageFont,
-    ImageOps,
-    PngImagePlugin,
-    UnidentifiedImageError,
-    features,
-)
+import PIL.features
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from dallegan.io.files import open_regular, read_file, write_atomic
+from dallegan.io.files import open_regular, parse_object, read_file, write_atomic
 
 Format = Literal["png", "webp"]  # of the files that are written; both are lossless
 
@@ -34,16 +26,8 @@ MAX_SIDE = 65_535  # pixels, as JPEG has; a row of Pillow takes 70 bytes however
 MAX_SCANS = 20  # of a JPEG of MAX_PIXELS: each takes time, and few bytes
 LARGE, STRIP = 2**24, 2**22  # pixels from which an image is reduced before it is resized; pixels of a strip
 # a few of Pillow's formats: it goes by the bytes, not the name, and would run another program on PostScript
-READ_FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "BMP",
-    "DIB",
-    "GIF",
-    "TIFF",
-    *(["AVIF"] if features.check("avif") else []),
-)
+AVIF = ["AVIF"] if PIL.features.check("avif") else []
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", *AVIF)
 MARKER = re.compile(rb"\xff+([^\0\1\xd0-\xd7\xff])")  # of a segment of a JPEG, which has a length
 CONVERT = "is not read: convert it to PNG or JPEG, for example with"
 # what else may be found in place of an image or an archive
@@ -59,10 +43,7 @@ FOREIGN = (
     (rb"8BPS", f"PSD {CONVERT} ImageMagick"),
     (rb"\s*%PDF|%!PS", f"PDF or PostScript {CONVERT} pdftoppm"),
     (rb"(?:\xef\xbb\xbf)?\s*<(?:svg|\?xml.*<svg)", f"SVG {CONVERT} rsvg-convert"),
-    (
-        rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html)",
-        "a web page, perhaps a server's error, saved as a file",
-    ),
+    (rb"(?:\xef\xbb\xbf)?\s*<(?i:!doctype html|html)", "a web page, perhaps a server's error"),
     (rb"PK\x03\x04|7z\xbc\xaf|Rar!|\x1f\x8b", "a zip, 7z, rar or gzip archive: unpack it"),
     (rb"\0{512}", "nothing but zeros, perhaps a download that broke off"),
     (rb"[\t\n\r\x20-\x7e]{9}", "a text, perhaps a server's error or base64"),
@@ -141,9 +122,8 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
     """
     (width, height), exif = image.size, image.getexif()
     factor = max(1, min(width, height) // (3 * size)) if width * height > LARGE else 1
-    deep = (
-        image.mode != "I" or cast(tuple[int, int], image.getextrema())[1] > 255
-    )  # mode "I" has 32 bits for either range
+    # mode "I" has 32 bits for either range
+    deep = image.mode != "I" or cast(tuple[int, int], image.getextrema())[1] > 255
     rows = max(1, STRIP // (width * factor)) * factor
     whole = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, rows):
@@ -155,10 +135,8 @@ def _shrink(image: Image.Image, size: int) -> Image.Image:
 
 def _to_rgb(image: Image.Image, is_16_bit: bool) -> Image.Image:
     if image.mode in ("F", "LAB"):
-        kind = (
-            "grey of floating-point numbers, whose white is not known" if image.mode == "F" else "Lab colours"
-        )
-        raise ImageError(f"{kind}: convert it to 8-bit sRGB")
+        kind = {"F": "grey of floating-point numbers, whose white is not known", "LAB": "Lab colours"}
+        raise ImageError(f"{kind[image.mode]}: convert it to 8-bit sRGB")
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16-bit grey, which Pillow would clip
         grey = np.asarray(image, np.float32)
         shades = np.where(grey == image.info.get("transparency"), 255.0, grey / (257.0 if is_16_bit else 1.0))
@@ -196,11 +174,7 @@ def _system_font(block: int, size: int) -> ImageFont.FreeTypeFont:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         file, index = found.split("\n")
         return font(size, file, int(index))
-    except (
-        OSError,
-        ValueError,
-        subprocess.SubprocessError,
-    ):  # OSError for emoji of one size
+    except (OSError, ValueError, subprocess.SubprocessError):  # OSError for emoji of one size
         return font(size)
 
 
@@ -315,8 +289,7 @@ def read_info(path: pathlib.Path) -> dict[str, str]:
             if image.format == "PNG":
                 image.load()  # text chunks may follow the pixels
                 return {str(key): str(value) for key, value in getattr(image, "text", {}).items()}
-            info = json.loads(image.getexif().get(ExifTags.Base.ImageDescription) or "{}")
-            return info if isinstance(info, dict) else {}
+            return parse_object(image.getexif().get(ExifTags.Base.ImageDescription) or "{}")
     except Exception:  # Pillow's decoders raise nearly anything on files that are not images
         return {}
 

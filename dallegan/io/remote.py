@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import hashlib
 import itertools
 import pathlib
 import re
@@ -13,22 +12,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from dallegan.errors import TransientError, UserError, as_user_error
-from dallegan.io.files import cache, filesystem, parse_object, reading, write_atomic
+from dallegan.io.files import cache, digest, filesystem, parse_object, reading, write_atomic
 
 # nothing else is ever fetched, and nothing in these files can be executed
 MODEL_FILES = ("config.json", "tokenizer.model", "model.safetensors")
-PAGE = re.compile(
+PAGE = re.compile(  # of the Hub, for browsers
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+)"
     r"(?:/(?:tree|blob|resolve)/([\w.-]+))?"
 )
 MAX_BYTES = 2**33  # of one file: four billion parameters
-
-
-def check_name(name: str) -> None:
-    """Raises UserError if a model's name is the address of a page of the Hub, and says the model's name."""
-    if page := PAGE.match(name):
-        revision = f"@{page[2]}" if page[2] else ""
-        raise UserError(f"{name} is a page for browsers: the model's name is hf://{page[1]}{revision}")
 
 
 def fetch(url: str) -> pathlib.Path:
@@ -36,6 +28,9 @@ def fetch(url: str) -> pathlib.Path:
 
     Raises UserError if there is no such model, and TransientError if another try may succeed.
     """
+    if page := PAGE.match(url.removeprefix("hf://")):
+        name = f"hf://{page[1]}" + f"@{page[2]}" * bool(page[2])
+        raise UserError(f"{url} is a page for browsers: the model's name is {name}")
     return from_hub(url.removeprefix("hf://")) if url.startswith("hf://") else from_bucket(url.rstrip("/"))
 
 
@@ -64,10 +59,8 @@ def from_hub(name: str) -> pathlib.Path:
         if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", revision or "main"):
             raise UserError(f"{what}: no revision has such a name: {revision}")
         return _download(repository, revision or "main")
-    except UserError as error:
-        failure = error
     except Exception as error:  # the package's own errors, those of its transport, the disk's
-        failure = hub_error(error, what)
+        failure = error if isinstance(error, UserError) else hub_error(error, what)
     if isinstance(failure, TransientError):
         with contextlib.suppress(Exception):
             options = {"allow_patterns": list(MODEL_FILES), "local_files_only": True}
@@ -132,9 +125,8 @@ def hub_error(error: Exception, what: str) -> UserError:
     response = getattr(error, "response", None)
     status, url = getattr(response, "status_code", 0), str(getattr(response, "url", ""))
     if status == 429:
-        return TransientError(
-            f"{what}: the Hub asks to wait (429): try again later, or log in with `hf auth login`"
-        )
+        hint = "try again later, or log in with `hf auth login`"
+        return TransientError(f"{what}: the Hub asks to wait (429): {hint}")
     if isinstance(error, errors.GatedRepoError) or status in (401, 403):
         hint = "log in with `hf auth login`, and ask for access on its page"
         return UserError(f"{what}: not allowed, or no such repository ({status}): {hint}")
@@ -172,8 +164,8 @@ def from_bucket(url: str) -> pathlib.Path:
                     f"{url} is not a model: no {', '.join(missing)} in it; copy there what "
                     "`Model.save` writes (a run's directory must be on a disk)"
                 )
-            state = repr([url, *(files.ukey(f"{path}/{name}") for name in found)])
-            folder = cache() / "models" / hashlib.sha256(state.encode()).hexdigest()[:32]
+            state = digest([url, *(str(files.ukey(f"{path}/{name}")) for name in found)])
+            folder = cache() / "models" / state
             folder.mkdir(parents=True, exist_ok=True)
             for name in found:
                 if not (folder / name).exists():

@@ -2,6 +2,8 @@
 
 import codecs
 import unicodedata
+from collections.abc import Iterable
+from typing import TextIO
 
 from dallegan.errors import UserError
 
@@ -64,3 +66,13 @@ def shown(text: object, most: int = 400) -> str:
     cut = whole if len(whole) <= most else f"{whole[: most // 2]} ... {whole[-most // 2 :]}"
     escape = lambda c: c.encode("unicode_escape").decode() if unicodedata.category(c) in UNSEEN else c
     return "".join(map(escape, cut))
+
+
+def listed(skipped: Iterable[tuple[str, str]]) -> str:
+    """Returns the lines of a skipped.log for names and reasons."""
+    return "".join(f"{shown(name, 4096)}\t{shown(reason)}\n" for name, reason in skipped)
+
+
+def say(text: object, to: TextIO | None = None, most: int = 2**14) -> None:
+    """Prints a text as `shown` returns it, to stdout by default."""
+    print(shown(text, most), file=to)

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from dallegan.errors import UserError
+from dallegan.errors import UserError, line_of
 from dallegan.io.files import digest, open_regular, write_atomic
 from dallegan.io.text import shown
 
@@ -66,13 +66,12 @@ def read_weights(file: pathlib.Path, expected: Any = None, least: int = 0) -> An
             check_tensors(file, found, flax.traverse_util.flatten_dict(tree, sep="/"))
         arrays = safetensors.numpy.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{file}: the weights cannot be read: {reason}") from None
+        raise UserError(f"{file}: the weights cannot be read: {line_of(error)}") from None
     # converted by numpy: JAX would compile a program for each shape, which takes longer than everything else
     # here
     wide = {name: x.astype(np.float32) for name, x in arrays.items()}
     bad = [f"{shown(name, 200)} is not finite" for name, x in wide.items() if not np.isfinite(x).all()]
-    bad += ["all are 0"] if not any(x.any() for x in wide.values()) else []
+    bad += ["all are 0"] * (not any(x.any() for x in wide.values()))
     if "digest" in metadata and metadata["digest"] != _digest(arrays):  # older files have none
         bad += ["their digest is another"]
     if bad:

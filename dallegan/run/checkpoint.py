@@ -4,9 +4,9 @@ import contextlib
 import json
 import logging
 import pathlib
+import shutil
 import warnings
 import zlib
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -35,15 +35,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        workdir: str | pathlib.Path,
-        keep: int = KEEP,
-        writer: bool = False,
-        identity: Mapping[str, Any] | None = None,
+        self, workdir: str | pathlib.Path, keep: int = KEEP, writer: bool = False, identity: Any = None
     ) -> None:
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         self._keep, self._writer = keep, writer
-        self.identity: dict[str, Any] = json.loads(json.dumps(identity or {}))  # with lists for tuples
+        self._identity: dict[str, Any] = json.loads(json.dumps(identity or {}))  # with lists for tuples
         self._thread = ThreadPoolExecutor(1)
         self._saving: tuple[int, Future[None]] | None = None
         self._damaged: set[int] = set()
@@ -65,10 +61,8 @@ class Checkpoints:
             logging.getLogger("absl").removeFilter(self._filter)
             steps = [path.name for path in self.directory.glob("*") if path.name.isdigit()]
             damaged = [step for step in steps if self._fault(int(step))] or steps
-            hint = "remove it, and the run resumes from another one"
-            raise UserError(
-                f"checkpoint {' or '.join(damaged)} in {self.directory} is damaged: {hint}"
-            ) from None
+            which = f"checkpoint {' or '.join(damaged)} in {self.directory}"
+            raise UserError(f"{which} is damaged: remove it, and the run resumes from another one") from None
 
     def steps(self) -> list[int]:
         """Returns the steps that were saved, oldest first."""
@@ -99,16 +93,12 @@ class Checkpoints:
         self.wait()
         if step in self.steps() and step not in self._damaged:
             return
-        metrics: Any = None if score is None else {"score": score}
+        metrics = None if score is None else {"score": score}
         again = step in self._damaged
         try:
+            options: Any = {"metrics": metrics, "custom_metadata": self._identity}
             response = self._orbax.save_checkpointables_async(
-                step,
-                {"state": state},
-                force=True,
-                overwrite=again,
-                metrics=metrics,
-                custom_metadata=self.identity or None,
+                step, {"state": state}, force=True, overwrite=again, **options
             )
         except WRITE_ERRORS as error:
             failed: Future[None] = Future()
@@ -186,11 +176,31 @@ class Checkpoints:
             raise UserError(f"none of the checkpoints {steps} in {self.directory} can be read by this model")
         return None
 
+    def stay(self, place: str, step: int, state: Any) -> None:
+        """Checks that `place`, where the run's directory lies now, is where it lay when this was opened.
+
+        Raises UserError if it was renamed, after saving the state there, or if it is gone (`place` is "").
+        """
+        home, saved = self.directory.parent, False
+        if place == str(home):
+            return
+        self.wait()
+        if place:
+            with contextlib.closing(Checkpoints(place, self._keep, identity=self._identity)) as there:
+                there.save(step, state)
+                saved = there.wait()
+        if (saved or not place) and [path.name for path in home.glob("*")] == [self.directory.name]:
+            shutil.rmtree(home, ignore_errors=True)  # made again by a save that was in progress
+        if not place:
+            raise UserError(f"{home} was removed, or taken by another process, before step {step} was saved")
+        was = f"{home} was renamed to {place} while it trained"
+        raise UserError(f"{was}: stopped{' and saved' * saved} at step {step}; --workdir {place} resumes")
+
     def _check_identity(self, step: int) -> None:
         stored: Any = {}
         with contextlib.suppress(Exception):  # damage, which the load after this reports
             stored = self._orbax.checkpointables_metadata(step).custom_metadata or {}
-        if changed := from_main([k for k, v in self.identity.items() if stored.get(k, v) != v]):
+        if changed := from_main([k for k, v in self._identity.items() if stored.get(k, v) != v]):
             raise UserError(
                 f"checkpoint {step} of {self.directory.parent} was trained with other values of "
                 f"{', '.join(changed)}: put them back, or choose another --workdir"

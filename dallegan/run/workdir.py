@@ -15,8 +15,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 
 from dallegan.config import Config, conflicts, fixed_settings, from_json, to_json
 from dallegan.errors import UserError
-from dallegan.io.files import digest, parse_object, read_file, write_atomic
-from dallegan.io.text import shown
+from dallegan.io.files import digest, is_special, parse_object, read_file, write_atomic
+from dallegan.io.text import listed, say
 from dallegan.run.machine import about
 from dallegan.run.processes import is_main
 
@@ -58,13 +58,11 @@ def hold(workdir: pathlib.Path) -> Iterator[Callable[[], str]]:
     """
     home = str(workdir.absolute())
     if home != home.encode("utf-8", "replace").decode():
-        raise UserError(
-            f"--workdir {workdir}: its name is not UTF-8, and checkpoints need that; choose another"
-        )
+        raise UserError(f"--workdir {workdir}: its name is not UTF-8, as checkpoints need; choose another")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for path in workdir.iterdir():  # a pipe would be waited for, and a device read or filled for ever
-            if path.exists() and not path.is_file() and not path.is_dir():
+            if is_special(path):
                 raise UserError(f"{path} is not a regular file: remove it, or choose another --workdir")
         lock: BaseFileLock = FileLock(workdir / ".lock", fallback_to_soft=False)  # it ends with the process
         try:
@@ -90,7 +88,7 @@ def _acquire(lock: BaseFileLock, workdir: pathlib.Path) -> None:
         with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
             return
-        print(f"{shown(workdir)}: another process trains in it: waiting for it to end", file=sys.stderr)
+        say(f"{workdir}: another process trains in it: waiting for it to end", sys.stderr)
         lock.acquire(timeout=PATIENCE, poll_interval=1)
     except Timeout:
         raise UserError(
@@ -142,8 +140,8 @@ def claim(workdir: pathlib.Path, config: Config, data: Mapping[str, Any]) -> Non
             )
         now, had = ({name: x.get(name, data.get(name)) for name in FIXED} for x in (data, recorded))
         if now != had:
-            has = f"{now['images']} images, but had {had['images']}"
-            has = "other images than" if now["images"] == had["images"] else has
+            counts = f"{now['images']} images, but had {had['images']}"
+            has = counts if now["images"] != had["images"] else "other images than"
             hint = f"restore those images, or fine-tune with --init-from {workdir} and another --workdir"
             raise UserError(
                 f"--data.source {config.data.source} has {has} when the run in {workdir} began: {hint}"
@@ -208,9 +206,9 @@ def write_skipped(workdir: pathlib.Path, skipped: Mapping[str, str]) -> int:
         workdir: the directory of the run.
         skipped: the reason for each skipped file, by the file's name. Threads may add to it meanwhile.
     """
-    lines = [f"{shown(name, 4096)}\t{shown(reason)}\n" for name, reason in sorted(dict(skipped).items())]
-    if lines:
+    found = sorted(dict(skipped).items())
+    if found:
         path = workdir / ("skipped.log" if is_main() else f"skipped-{jax.process_index()}.log")
         with warn_on_oserror(path.name):
-            write_atomic(path, "".join(lines))
-    return len(lines)
+            write_atomic(path, listed(found))
+    return len(found)
