@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import inspect
 import json
 import math
 import pkgutil
@@ -383,7 +384,9 @@ def from_json(text: str) -> Config:
         names = ", ".join(sorted(map(repr, error.keys)))
         why = f"unknown settings {names:.200} (written by a newer version?)"
     except dacite.DaciteFieldError as error:
-        why = f"{error.field_path} is {getattr(error, 'value', None)!r:.100}"
+        value = getattr(error, "value", None)
+        said = "a list with values of another type" if inspect.isgenerator(value) else f"{value!r:.100}"
+        why = f"{error.field_path} is {said}"
     except (ValueError, TypeError, RecursionError) as error:
         why = str(error)
     raise UserError(f"not a dallegan configuration: {why}")

@@ -167,7 +167,7 @@ def test_what_a_bucket_does_not_give_is_one_line(saved, monkeypatch):
     for name in FILES:
         bucket.pipe_file(f"/b/big/{name}", (saved / name).read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(remote, "MAX_BYTES", 10_000)
+        patch.setattr(remote, "MODEL_FILES", dict.fromkeys(FILES, 10_000))
         with pytest.raises(
             UserError, match=r"^memory://b/big/\S+: has more than 10,000 bytes, too many for a model$"
         ):
@@ -323,7 +323,7 @@ NAME = "generator/encoder/sentence/bias"
             {NAME: np.array([0.0] * 15 + [-np.inf], np.float32)},
             rf"damaged, copy the file again: {NAME} is not finite",
         ),
-        ({"metadata": {"digest": "0123456789abcdef"}}, "are damaged, .* their digest is another"),
+        ({"metadata": {"dallegan": "1 0123456789abcdef"}}, "are damaged, .* their digest is another"),
         ({"weights": (2**25).to_bytes(8, "little") + bytes(2**25)}, "the header is too large"),
         ({"\x1b[2J\n" + "x" * 10**6: np.zeros(1, np.float32)}, r"network: \\x1b\[2J\\n[x. ]{1,200}.{15}"),
         ({"config": json.dumps({"\x1b[2J\n" + "x" * 10**6: 1})}, r"unknown settings '\\x1b\[2J\\nx{1,200} "),

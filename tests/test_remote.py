@@ -69,7 +69,7 @@ def test_a_commit_is_a_hash(mirror, tmp_path, sha):
 
 @pytest.mark.parametrize("name", [*FILES, "about"])
 def test_what_never_ends_is_refused(mirror, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(remote, "MAX_BYTES", 10**7)
+    monkeypatch.setattr(remote, "MODEL_FILES", dict.fromkeys(FILES, 10**7))
     mirror.endless = (name,)
     with pytest.raises(UserError, match=r"^hf://a/b.* has more than [\d,]+ bytes, too many for a model$"):
         remote.fetch("hf://a/b")
@@ -77,9 +77,17 @@ def test_what_never_ends_is_refused(mirror, tmp_path, monkeypatch, name):
     assert not any(path.endswith(("part", name)) for path in written(tmp_path))
 
 
+def test_a_file_without_an_end_is_refused(mirror, tmp_path):
+    """A body that a lost connection has cut would stay in the cache."""
+    mirror.headers = {"Content_Length": None}
+    with pytest.raises(UserError, match=r"config.json: the server does not say where the file ends"):
+        remote.fetch("hf://a/b")
+    assert written(tmp_path) == set()
+
+
 def test_a_size_that_no_model_has_is_refused(mirror, tmp_path):
     mirror.headers = {"Content_Length": 10**13}
-    with pytest.raises(UserError, match=r"config.json: has more than 8,589,934,592 bytes"):
+    with pytest.raises(UserError, match=r"config.json: has more than 1,048,576 bytes"):
         remote.fetch("hf://a/b")
     assert written(tmp_path) == set()
 

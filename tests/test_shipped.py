@@ -10,7 +10,7 @@ import dallegan
 from dallegan.data.storybook.grammar import Caption, Scene, Thing
 from dallegan.evaluation.judge import encode_facts, load_judge
 from dallegan.evaluation.obedience import correct_attributes, read_images
-from dallegan.sampling import DEFAULT, SHIPPED
+from dallegan.sampling import DEFAULT, SHIPPED, WEIGHTS
 
 BEAR = Scene("snow", (Thing("bear", "brown", "big", "standing"),))
 NAMED = frozenset({"0.kind", "0.colour", "0.size", "0.pose", "place"})
@@ -47,3 +47,13 @@ def test_it_is_small_and_has_a_card(name):
     assert files["model.safetensors"] <= 16 * 2**20
     card = (SHIPPED / name / "README.md").read_text()
     assert all(word in card for word in ("license: apache-2.0", "## Limits", "recipes/"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_has_a_digest_and_is_written_again_bit_for_bit(name, tmp_path):
+    dallegan.load(name).save(tmp_path)
+    shipped = (SHIPPED / name / WEIGHTS).read_bytes()
+    assert (tmp_path / WEIGHTS).read_bytes() == shipped
+    (tmp_path / WEIGHTS).write_bytes(shipped[:-5] + bytes([shipped[-5] ^ 1]) + shipped[-4:])
+    with pytest.raises(dallegan.UserError, match="are damaged, copy the file again: their digest is another"):
+        dallegan.load(tmp_path)

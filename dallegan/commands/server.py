@@ -121,7 +121,10 @@ class Gate:
         if name not in self.hosts and not (any_address and re.fullmatch(r"[\d.]+|.*:.*", name)):
             raise HTTPException(403, f"no page of {shown(name)!r}; if it is yours: --names {shown(name)}")
         if origin and origin.partition("//")[2] != host and site not in self.names:
-            raise HTTPException(403, f"not for {shown(origin)!r}; if it is yours: --names {shown(site)}")
+            hint = f"; if it is yours: --names {shown(site)}" * (
+                "//" in origin
+            )  # sandboxed frames say "null"
+            raise HTTPException(403, f"not for {shown(origin)!r}{hint}")
 
     async def _check_request(self, request: Request) -> list[bytes]:
         """Returns the body to pass on, if any. Raises HTTPException if the page asks no such thing."""

@@ -14,13 +14,12 @@ from typing import Any
 from dallegan.errors import TransientError, UserError, as_user_error
 from dallegan.io.files import cache, digest, filesystem, parse_object, reading, write_atomic
 
-# nothing else is ever fetched, and nothing in these files can be executed
-MODEL_FILES = ("config.json", "tokenizer.model", "model.safetensors")
+# most bytes of each file of a model; nothing else is ever fetched, and nothing in them can be executed
+MODEL_FILES = {"config.json": 2**20, "tokenizer.model": 2**26, "model.safetensors": 2**33}
 PAGE = re.compile(  # of the Hub, for browsers
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+)"
     r"(?:/(?:tree|blob|resolve)/([\w.-]+))?"
 )
-MAX_BYTES = 2**33  # of one file: four billion parameters
 
 
 def fetch(url: str) -> pathlib.Path:
@@ -85,8 +84,11 @@ def _download(repository: str, revision: str) -> pathlib.Path:
     for name in MODEL_FILES:
         if not (folder / name).exists():
             with _request(f"{constants.ENDPOINT}/{repository}/resolve/{commit}/{name}") as response:
-                size = int(response.headers.get("Content-Length") or MAX_BYTES)
-                write_atomic(folder / name, at_most(response.iter_raw(2**20), size, f"{where}/{name}"))
+                if not {"content-length", "transfer-encoding"} & {*response.headers}:
+                    raise UserError(f"{where}/{name}: the server does not say where the file ends")
+                size = int(response.headers.get("content-length", 0))
+                pieces = at_most(response.iter_raw(2**20), MODEL_FILES[name], f"{where}/{name}", size)
+                write_atomic(folder / name, pieces)
     (cached / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(cached / "refs" / revision, str(commit))  # where the package looks when the Hub is away
     return folder
@@ -105,13 +107,16 @@ def _request(url: str) -> Iterator[Any]:
         yield response
 
 
-def at_most(pieces: Iterable[bytes], size: int, what: str) -> Iterator[bytes]:
-    """Yields pieces of a file. Raises UserError if they exceed `size` bytes, or if that is too much."""
-    count = 0
+def at_most(pieces: Iterable[bytes], most: int, what: str, size: int = 0) -> Iterator[bytes]:
+    """Yields pieces of a file.
+
+    Raises UserError if they exceed `most` bytes, or the `size` that was announced, unless that is 0.
+    """
+    count, most = 0, min(size or most, most)
     for piece in itertools.chain([b""], pieces):
         count += len(piece)
-        if count > size or size > MAX_BYTES:
-            raise UserError(f"{what}: has more than {min(size, MAX_BYTES):,} bytes, too many for a model")
+        if count > most or size > most:
+            raise UserError(f"{what}: has more than {most:,} bytes, too many for a model")
         yield piece
 
 
@@ -170,9 +175,9 @@ def from_bucket(url: str) -> pathlib.Path:
             for name in found:
                 if not (folder / name).exists():
                     with files.open(f"{path}/{name}", "rb") as file:
-                        size = files.size(f"{path}/{name}") or MAX_BYTES
                         pieces = iter(lambda file=file: file.read(2**20), b"")
-                        write_atomic(folder / name, at_most(pieces, size, f"{url}/{name}"))
+                        size = files.size(f"{path}/{name}") or 0
+                        write_atomic(folder / name, at_most(pieces, MODEL_FILES[name], f"{url}/{name}", size))
     except OSError as error:
         raise as_user_error(error, f"cannot fetch {url}: {error}") from None
     return folder

@@ -24,8 +24,8 @@ def write_weights(file: pathlib.Path, params: Any) -> None:
     """Writes a tree of arrays, rounded to bfloat16, with a digest of them. Raises OSError."""
     flat: dict[str, Any] = flax.traverse_util.flatten_dict(params, sep="/")
     rounded = {name: np.asarray(x.astype(jnp.bfloat16)) for name, x in flat.items()}
-    metadata = {"dallegan": str(FORMAT), "digest": _digest(rounded)}
-    write_atomic(file, safetensors.numpy.save(rounded, metadata))
+    # one entry, since safetensors writes several in any order
+    write_atomic(file, safetensors.numpy.save(rounded, {"dallegan": f"{FORMAT} {_digest(rounded)}"}))
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -50,10 +50,10 @@ def read_weights(file: pathlib.Path, expected: Any = None, least: int = 0) -> An
             if int.from_bytes(stream.read(8), "little") > MAX_HEADER:
                 raise OSError(errno.EFBIG, "the header is too large")
         with safetensors.safe_open(file, "numpy") as header:
-            metadata = header.metadata() or {}
+            version, _, written = (header.metadata() or {}).get("dallegan", "1").partition(" ")
             slices = {name: header.get_slice(name) for name in header.keys()}  # noqa: SIM118  # not a dict
             found = {name: (tuple(x.get_shape()), x.get_dtype()) for name, x in slices.items()}
-        if (version := metadata.get("dallegan", "1")) != str(FORMAT):
+        if version != str(FORMAT):
             raise UserError(
                 f"{file}: of format {version[:20]!r}, which this dallegan does not read; a newer "
                 "one may: pip install -U dallegan"
@@ -72,7 +72,7 @@ def read_weights(file: pathlib.Path, expected: Any = None, least: int = 0) -> An
     wide = {name: x.astype(np.float32) for name, x in arrays.items()}
     bad = [f"{shown(name, 200)} is not finite" for name, x in wide.items() if not np.isfinite(x).all()]
     bad += ["all are 0"] * (not any(x.any() for x in wide.values()))
-    if "digest" in metadata and metadata["digest"] != _digest(arrays):  # older files have none
+    if written and written != _digest(arrays):  # older files have none
         bad += ["their digest is another"]
     if bad:
         raise UserError(f"{file}: the weights are damaged, copy the file again: {bad[0]}")
