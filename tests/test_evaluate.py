@@ -143,6 +143,7 @@ def test_scenes_drawn_again_are_what_the_caption_says():
             assert len({other.place for other in others}) > 1
 
 
+@pytest.mark.slow
 def test_fid_and_clip_score(untrained):
     """With a stand-in network, of fewer features than images."""
     mean = lambda images: images.mean((1, 2)) / np.float32(255)
@@ -161,6 +162,7 @@ def test_fid_and_clip_score(untrained):
         evaluate(untrained, features=FeatureNetwork("", 2048, mean, "fid"))
 
 
+@pytest.mark.slow
 def test_copies_of_a_folders_images_are_found(features, tmp_path):
     images = [Storybook(32).example(i).image for i in range(20)]
     for i, image in enumerate([*images, images[0], images[0][:, ::-1]]):  # one twice, and its mirror image

@@ -184,6 +184,7 @@ def test_what_a_bucket_does_not_give_is_one_line(saved, monkeypatch):
     assert dallegan.load("memory://b/big").digest == dallegan.load(saved).digest  # nothing half fetched stays
 
 
+@pytest.mark.slow
 def test_processes_that_fetch_at_once_do_not_disturb_each_other(saved, tmp_path):
     """Four processes load a model from a bucket, and none of them has it in its cache yet."""
     code = f"""
@@ -452,6 +453,7 @@ def fuzz(n, folder, name, read, within=10**7):
     one()
 
 
+@pytest.mark.slow
 def test_any_damage_is_read_or_refused(model, saved, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(saved, folder)

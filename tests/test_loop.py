@@ -85,8 +85,9 @@ def test_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch):
     assert steps == [2, 3, 4, 6]  # one more line than the run that was not stopped
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the checkpoint of step 2 may be on its way, in threads of Orbax
-@pytest.mark.parametrize("again", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["gone", "taken"])
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "taken"])
 def test_a_directory_that_is_renamed_midway(finished, tmp_path, monkeypatch, again):
     """The run stops and saves where the directory is now, and makes no other in its old place."""
     before, after = tmp_path / "before", tmp_path / "after"
@@ -229,6 +230,7 @@ def test_steps_that_are_not_finite_are_skipped_and_ten_in_a_row_stop_the_run(tmp
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(dallegan.load(workdir).params))
 
 
+@pytest.mark.slow
 def test_an_unknown_source_in_a_thread(tmp_path):
     class Mine(Storybook):
         """No source that `data.source` can name."""

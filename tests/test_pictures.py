@@ -271,6 +271,7 @@ TEXT = st.text(max_size=60) | st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, derandomize=True, database=None, deadline=None)
 @given(st.lists(TEXT.filter(str.strip), min_size=1, max_size=3), st.sampled_from(["png", "webp"]))
 @example(

@@ -240,6 +240,7 @@ def wait_for_end(pid):
     pytest.fail("the worker goes on")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line_and_a_killed_command_ends_its_workers(undisturbed, tmp_path, here):
     out = tmp_path / "out"
     with unfinished(out):

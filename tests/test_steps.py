@@ -47,8 +47,12 @@ def same(a, b):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss__adversarial": "hinge"}, {"loss__adversarial": "nonsaturating"}, DCGAN],
-    ids=["rpgan", "hinge", "nonsaturating", "dcgan"],
+    [
+        pytest.param({}, id="rpgan"),
+        pytest.param({"loss__adversarial": "hinge"}, id="hinge", marks=pytest.mark.slow),
+        pytest.param({"loss__adversarial": "nonsaturating"}, id="nonsaturating", marks=pytest.mark.slow),
+        pytest.param(DCGAN, id="dcgan"),
+    ],
 )
 def test_a_step_moves_everything_and_is_deterministic(batches, changes):
     state, step = build(**changes)

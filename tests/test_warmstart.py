@@ -62,6 +62,7 @@ def test_a_run_may_start_from_a_trained_model(finished, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_network_with_more_blocks_starts_where_the_model_stood(finished, tmp_path):
     """Its images and scores are the same, to rounding: new layers are the identity until they learn."""
     deeper = {"model__blocks": 2, "model__critic_blocks": (2, 3), "model__refine": 8, "model__detail": (8,)}
@@ -86,6 +87,7 @@ def test_a_network_with_more_blocks_starts_where_the_model_stood(finished, tmp_p
     assert not (tmp_path / "flatter").exists()
 
 
+@pytest.mark.slow
 def test_captions_with_new_words_start_where_the_model_stood(finished, tmp_path):
     """New words are new rows; a caption of words that the model knows is encoded as it was."""
     small, large = dallegan.load(finished), begun(tmp_path / "pairs", finished, data__objects=2)
@@ -98,6 +100,7 @@ def test_captions_with_new_words_start_where_the_model_stood(finished, tmp_path)
     np.testing.assert_array_equal(large.sample(captions), small.sample(captions))
 
 
+@pytest.mark.slow
 def test_a_run_may_add_shrinkage(finished, tmp_path, monkeypatch, capsys):
     """Shrinkage has no parameters: the first images are the model's, shrunk, and a warning says so."""
     scales = (9.0, 4.0)
