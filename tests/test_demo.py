@@ -117,7 +117,7 @@ def address():
         assert line.startswith(f"http://127.0.0.1:{port} "), server.communicate(timeout=10)
         taken = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (taken.returncode, taken.stderr.count("\n")) == (2, 1), taken.stderr
-        assert "is it taken? Choose another --port" in taken.stderr
+        assert "choose another --port" in taken.stderr
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
