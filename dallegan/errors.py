@@ -4,8 +4,9 @@ import errno
 
 # file systems in buckets raise these classes without an errno
 PERMANENT = (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-PERMANENT_ERRNO = {errno.ENAMETOOLONG, errno.EROFS, errno.ENXIO, errno.ELOOP, *FULL}
+PERMANENT_ERRNO = {
+    *(errno.ENAMETOOLONG, errno.EROFS, errno.ENXIO, errno.ELOOP, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+}
 
 
 class UserError(Exception):

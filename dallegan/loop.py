@@ -72,11 +72,11 @@ def train(config: Config, source: Source | None = None) -> None:
 
     with contextlib.ExitStack() as stack:
         # 2. Build: the directory, the tokenizer, the networks, the step.
-        find: Callable[[], str] = str
+        locate: Callable[[], str] = str  # the main process's returns where the directory lies now
 
         def prepare_workdir() -> None:
-            nonlocal find
-            find = stack.enter_context(directory.hold(workdir))
+            nonlocal locate
+            locate = stack.enter_context(directory.hold(workdir))
             directory.claim(workdir, config, data)
             write_tokenizer(workdir, config, source, origin)
 
@@ -144,7 +144,7 @@ def train(config: Config, source: Source | None = None) -> None:
             if not (to_save or to_draw or to_write):
                 continue
             log.sync()
-            checkpoints.stay(from_main(find()), step, runner.view(state))
+            checkpoints.check_place(from_main(locate()), step, runner.view(state))
             scores: dict[str, Any] = {}
             if to_draw or to_evaluate:
                 with clock("eval"):

@@ -15,7 +15,7 @@ from dallegan.commands import save_images
 from dallegan.commands.save_images import SamplingOptions, slug, write_animations, write_grid, write_images
 from dallegan.errors import UserError
 from dallegan.io import image as image_module
-from dallegan.io.image import font, grid, length, open_image, read_info, runs, wrap
+from dallegan.io.image import font, grid, open_image, read_info, split_by_font, text_width, wrap
 from dallegan.sampling import Model
 
 BEAR, CAR = "一只棕色的大熊站在雪地里", "a small red car in the desert"
@@ -123,7 +123,7 @@ def test_scores(model, tmp_path, form):
 )
 def test_captions_are_broken_to_the_width_and_nothing_is_lost(text):
     lines = wrap(text, 200, 15, 99)
-    assert max(length(line, 15) for line in lines) <= 200
+    assert max(text_width(line, 15) for line in lines) <= 200
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert wrap(text, 200, 15, 1) == ([lines[0] + "…"] if len(lines) > 1 else lines)
 
@@ -176,7 +176,7 @@ def test_other_scripts_come_from_the_system(tmp_path, fontconfig):
     matplotlib = pytest.importorskip("matplotlib")
     dejavu = pathlib.Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
     fontconfig(f"echo $3 >> {tmp_path}/asked; printf '{dejavu}\\n0'")
-    names = lambda text: [(piece, face.getname()[0]) for piece, face in runs(text, 15)]
+    names = lambda text: [(piece, face.getname()[0]) for piece, face in split_by_font(text, 15)]
     own = font(15).getname()[0]
     assert names("熊 دب بني, é") == [("熊 ", own), ("دب بني", "DejaVu Sans"), (", é", own)]
     assert names("ภาษา 😀") == [("ภาษา ", own), ("😀", "DejaVu Sans")]
@@ -185,7 +185,7 @@ def test_other_scripts_come_from_the_system(tmp_path, fontconfig):
         ":charset=e00-e7f",
         ":charset=1f600-1f67f",
     ]
-    assert length("دب بني", 15) == runs("دب بني", 15)[0][1].getlength("دب بني")
+    assert text_width("دب بني", 15) == split_by_font("دب بني", 15)[0][1].getlength("دب بني")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_other_scripts_come_from_the_system(tmp_path, fontconfig):
 def test_a_fontconfig_that_fails_leaves_boxes(fontconfig, script):
     if script:
         fontconfig(script)  # else there is no such program
-    assert runs("ภาษา", 15) == [("ภาษา", font(15))]
+    assert split_by_font("ภาษา", 15) == [("ภาษา", font(15))]
 
 
 STRANGE = [

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import unicodedata
+import warnings
 import webbrowser
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -261,6 +262,8 @@ class Page:
             try:
                 return function(*args)
             except Exception as error:  # gradio would print a traceback; its page takes a message for HTML
+                if not isinstance(error, UserError):
+                    warnings.warn(f"an answer failed: {type(error).__name__}: {error}", stacklevel=2)
                 raise self.gr.Error(html.escape(shown(error)), print_exception=False) from None
 
         trigger(

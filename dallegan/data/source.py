@@ -91,9 +91,9 @@ def describe(source: Source) -> list[str]:
         except UserError:  # whoever needs them will say it
             captions = []
         scripts = collections.Counter(map(script_of, captions)).most_common(4)
-        shares = ", ".join(f"{script} {number / len(captions):.0%}" for script, number in scripts)
+        fractions = ", ".join(f"{script} {number / len(captions):.0%}" for script, number in scripts)
         of = "" if looked == len(source) else f" of the first {looked} images"
-        count += f", captions {len(captions)}{of}" + f" ({shares})" * bool(shares)
+        count += f", captions {len(captions)}{of}" + f" ({fractions})" * bool(fractions)
     return [f"data: {count}", *(f"data: skipped {line}" for line in by_reason(source.skipped)[:MAX_REASONS])]
 
 

@@ -17,7 +17,7 @@ import tyro
 from dallegan.config import Config, feature_sides, flatten, load_preset, presets
 from dallegan.errors import TransientError, UserError, is_permanent
 from dallegan.io.files import local_path
-from dallegan.io.text import shown
+from dallegan.io.text import say
 
 T = TypeVar("T")
 # settings by the names that other programs give them
@@ -164,16 +164,12 @@ class Forgiving:
 
 def _set_up_streams() -> None:
     """Makes warnings one line, and printing work with closed streams and without a Chinese locale."""
-    warnings.showwarning = lambda message, *_, **__: _say("warning", message)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}", sys.stderr, 2000)
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # None if a shell has closed it
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = Forgiving(sys.stderr or open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # stderr does so by default
-
-
-def _say(kind: str, message: object) -> None:
-    print(f"{kind}: {shown(message, 2000)}", file=sys.stderr)
 
 
 def run(main: Callable[[], None]) -> int:
@@ -190,7 +186,7 @@ def run(main: Callable[[], None]) -> int:
     except SystemExit as stop:  # tyro has printed a help page, or what is wrong
         return int(stop.code or 0)
     except UserError as error:
-        _say("error", error)
+        say(f"error: {error}", sys.stderr, 2000)
         return 1 if isinstance(error, TransientError) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -200,19 +196,19 @@ def run(main: Callable[[], None]) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        _say("error", f"{error.filename or 'the system says'}: {error.strerror}")
+        say(f"error: {error.filename or 'the system says'}: {error.strerror}", sys.stderr, 2000)
         return 2 if is_permanent(error) else 1
     except (MemoryError, RuntimeError, AssertionError) as error:
         if platforms := unusable_platforms():
             missing = f"JAX_PLATFORMS={platforms}, and no such device can be used here"
             how = "unset it, or pip install 'dallegan[cuda]', 'dallegan[tpu]'"
-            _say("error", f"{missing}: {how}")
+            say(f"error: {missing}: {how}", sys.stderr)
             return 2
         said = str(error)
         if not isinstance(error, MemoryError) and not said.startswith("RESOURCE_EXHAUSTED"):  # as XLA says it
             raise
         what = (said or type(error).__name__).splitlines()[0]
-        _say("error", f"out of memory ({what}). {LESS_MEMORY}")
+        say(f"error: out of memory ({what}). {LESS_MEMORY}", sys.stderr, 2000)
         return 2
     finally:
         try:

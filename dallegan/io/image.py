@@ -68,7 +68,8 @@ def read_image(file: str | pathlib.Path | bytes, size: int) -> np.ndarray:
     pixels, and the longer one is cropped to its centre.
 
     Raises:
-        ImageError: if the file is broken, truncated, larger than 64 megapixels, or not an image.
+        ImageError: if the file is broken, truncated, or not an image; if it has over 64 megapixels (WebP 32),
+            a side over 65,535 pixels, or very many scans.
         OSError: if the file system does not give the file, or it is larger than 268 MB.
     """
     data = file if isinstance(file, bytes) else read_file(file, MAX_BYTES)
@@ -101,7 +102,7 @@ def _decode(data: bytes, size: int) -> Image.Image:
             raise ImageError(f"a JPEG of {width}x{height} pixels in {scans} scans, too many to decode")
         image.draft("RGB", (2 * size, 2 * size))  # JPEG: decode at a fraction of the size
         image.load()
-        small = _shrink(image, size)
+        small = _reduced(image, size)
     ImageOps.exif_transpose(small, in_place=True)
     return small
 
@@ -115,7 +116,7 @@ def _scans(data: bytes) -> int:
     return scans
 
 
-def _shrink(image: Image.Image, size: int) -> Image.Image:
+def _reduced(image: Image.Image, size: int) -> Image.Image:
     """Returns an image as RGB, made in strips, since copies of a large one would take a gigabyte.
 
     A large image is also reduced by a whole factor that leaves three times `size`.
@@ -187,7 +188,7 @@ def _font_of(character: str, size: int) -> ImageFont.FreeTypeFont:
     return other if _has(other, character) else font(size)
 
 
-def runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
+def split_by_font(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
     """Splits a text into pieces of one font each. Marks and spaces stay with the letters before them."""
     pieces: list[tuple[str, ImageFont.FreeTypeFont]] = []
     for character in unicodedata.normalize("NFC", text):
@@ -199,9 +200,9 @@ def runs(text: str, size: int) -> list[tuple[str, ImageFont.FreeTypeFont]]:
     return pieces
 
 
-def length(text: str, size: int) -> float:
+def text_width(text: str, size: int) -> float:
     """Returns the width of a text in pixels."""
-    return sum(face.getlength(piece) for piece, face in runs(text, size))
+    return sum(face.getlength(piece) for piece, face in split_by_font(text, size))
 
 
 def wrap(text: str, width: int, size: int, most: int) -> list[str]:
@@ -212,9 +213,9 @@ def wrap(text: str, width: int, size: int, most: int) -> list[str]:
     """
     lines, line = [], ""
     words = re.findall(r"[^\s\u2e80-\u9fff\uff00-\uffef]+\s*|.\s*", text, re.DOTALL)
-    is_wide = lambda word: length(word.rstrip(), size) > width
+    is_wide = lambda word: text_width(word.rstrip(), size) > width
     for word in itertools.chain.from_iterable(w if is_wide(w) else [w] for w in words):
-        if line and length((line + word).rstrip(), size) > width:
+        if line and text_width((line + word).rstrip(), size) > width:
             lines.append(line.rstrip())
             line = ""
         line += word
@@ -240,7 +241,7 @@ def grid(rows: Sequence[Sequence[np.ndarray]], captions: Sequence[str], cell: in
         strip = Image.new("RGB", (width, len(lines) * LINE), "white")  # holds what reaches far up or down
         for i, line in enumerate(lines):
             x, baseline = float(GAP), i * LINE + FONT_SIZE + 1
-            for piece, face in runs(line, FONT_SIZE):
+            for piece, face in split_by_font(line, FONT_SIZE):
                 ImageDraw.Draw(strip).text((x, baseline), piece, fill="black", font=face, anchor="ls")
                 x += face.getlength(piece)
         sheet.paste(strip, (0, y))

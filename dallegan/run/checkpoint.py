@@ -132,7 +132,7 @@ class Checkpoints:
         reason = message.splitlines()[0].split(": ")[-1][:200]
         warnings.warn(
             f"CHECKPOINT {step} COULD NOT BE WRITTEN ({reason}). Training goes on, and earlier checkpoints "
-            f"are intact. Mend that in {self.directory}: a restart now would resume from the last one",
+            f"are intact: a restart would resume from the newest. Mend the cause in {self.directory}",
             stacklevel=3,
         )
         with contextlib.suppress(*WRITE_ERRORS):
@@ -176,7 +176,7 @@ class Checkpoints:
             raise UserError(f"none of the checkpoints {steps} in {self.directory} can be read by this model")
         return None
 
-    def stay(self, place: str, step: int, state: Any) -> None:
+    def check_place(self, place: str, step: int, state: Any) -> None:
         """Checks that `place`, where the run's directory lies now, is where it lay when this was opened.
 
         Raises UserError if it was renamed, after saving the state there, or if it is gone (`place` is "").
