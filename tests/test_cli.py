@@ -1,5 +1,6 @@
 """Bad input is a clear message on stderr and exit code 2; --help teaches. All in this process."""
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -304,7 +305,20 @@ def full():
     return open("/dev/full", "w", buffering=1)
 
 
-@pytest.mark.parametrize("make", [gone, full, lambda: None])
+@pytest.fixture(params=[gone, full, lambda: None])
+def make(request):
+    streams = []
+
+    def made():
+        streams.append(request.param())
+        return streams[-1]
+
+    yield made
+    for stream in filter(None, streams):  # closed here: Python 3.13 warns of what it can't write at the end
+        with contextlib.suppress(OSError):
+            stream.close()
+
+
 def test_messages_that_nobody_takes_change_nothing(monkeypatch, make):
     """The reader of stderr has gone, its disk is full, or a shell has closed it. For training, stdout too."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)

@@ -29,7 +29,10 @@ def find_encoding(head: bytes, encoding: str = "") -> str:
 def check_encoding(encoding: str, flag: str = "--data.encoding") -> None:
     """Raises UserError unless Python knows an encoding of that name that decodes any bytes to text."""
     try:
-        bytes(range(256)).decode(encoding or "utf-8", "replace")
+        name = codecs.lookup(encoding or "utf-8").name
+        bytes(range(256)).decode(name, "replace")
+        if name in ("idna", "punycode"):  # names of hosts, not texts; Python 3.13 decodes anything by them
+            raise LookupError(name)
     except (LookupError, ValueError):
         known = "utf-8, gbk, gb18030, big5, shift_jis, cp1252, latin-1 or utf-16-le"
         raise UserError(f"{flag} {encoding}: no such encoding; for example {known}") from None
