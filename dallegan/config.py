@@ -112,7 +112,13 @@ class LossConfig:
     matching: Weight = 1.0  # weight of the matching term: the true caption against a false one
     # weight of the contrastive term, an image against all captions of the batch: discriminator's, generator's
     contrast: tuple[Weight, Weight] = (1.0, 1.0)
+    packing: Weight = 0.0  # weight of the game over two images of a caption at a time; 0: one at a time
     diversity: Weight = 0.0  # weight of the term that makes two generated images of a caption differ
+
+    @property
+    def group(self) -> int:
+        """Number of neighbouring rows of a batch that are images of one caption."""
+        return 2 if self.packing else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,9 +286,9 @@ def check(config: Config) -> None:
             f"--model.shrink {_words(m.shrink)}: has {len(m.shrink)} values, and {most}; give fewer"
         )
     if c.text.encoder == "rnn" and c.text.width % 2:
-        raise UserError(
-            f"--text.width {c.text.width}: must be even, half of it for each direction of the rnn"
-        )
+        raise UserError(f"--text.width {c.text.width}: must be even, half for each direction of the rnn")
+    if c.loss.packing and c.loss.diversity:
+        raise UserError("--loss.packing and --loss.diversity: two ways to the same end; set one to 0")
     stride = 1 / c.loss.penalty_share
     if abs(stride - round(stride)) > 1e-3:
         raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be 1, 1/2, 1/3, ..., 1/1000")
@@ -319,8 +325,9 @@ def _check_residual(config: Config) -> None:
 def _check_dcgan(config: Config) -> None:
     _check_size(config, 16, "")
     baseline = "which --model.recipe dcgan does not have"
-    if any(config.loss.contrast):
-        raise UserError(f"--loss.contrast: needs the sentence term, {baseline}; set it to 0 0")
+    if any((*config.loss.contrast, config.loss.packing)):
+        terms = "--loss.contrast and --loss.packing: need the sentence term and a head for pairs"
+        raise UserError(f"{terms}, {baseline}; set them to 0 0 and 0")
     if config.optim.muon:
         raise UserError(f"--optim.muon {config.optim.muon}: is for residual trunks, {baseline}; set it to 0")
 

@@ -29,10 +29,11 @@ Devices = Sequence[Any]  # of jax.Device
 
 
 def rows_fit(config: Config, devices: int) -> bool:
-    """Returns whether the batch, its penalized and its repeated rows split evenly over devices and parts."""
+    """Returns whether the batch splits evenly over devices and parts, with its pairs and penalized rows."""
     parts, stride = config.parallel.accumulate, penalty_stride(config.loss) if max(config.loss.gamma) else 1
-    rows = config.batch // (devices * parts)
-    even = rows > 0 and config.batch == rows * devices * parts
+    group = config.loss.group
+    rows = config.batch // (devices * parts * group)  # or pairs
+    even = rows > 0 and config.batch == rows * devices * parts * group
     if config.loss.diversity and rows % DIVERSITY_STRIDE:
         return False
     return even and rows * devices % stride == 0 and (rows % stride == 0 or stride % rows == 0)
@@ -45,7 +46,8 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
         raise UserError(f"--parallel.fsdp {parallel.fsdp}: must divide the {n} devices")
     if not rows_fit(config, n):
         # a batch that fits lies between this one and `most`
-        most = config.batch + n * parallel.accumulate * penalty_stride(config.loss) * DIVERSITY_STRIDE
+        least = n * parallel.accumulate * penalty_stride(config.loss) * config.loss.group
+        most = config.batch + least * DIVERSITY_STRIDE
         fits = [x for x in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=x), n)]
         near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
         why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share and --loss.diversity"

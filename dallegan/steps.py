@@ -95,6 +95,13 @@ class Pairs(NamedTuple):
     same: jax.Array  # bool[G, 2 G] over the global batch: caption j (true, then false ones) equals caption i
 
 
+class RealScores(NamedTuple):
+    """Scores of real images, which the relativistic pairing compares those of generated ones with."""
+
+    own: jax.Array  # f32[B], with their own captions
+    pairs: jax.Array | None  # f32[B/2], two images of a caption at a time; None without `packing`
+
+
 def penalty_stride(loss: LossConfig) -> int:
     """Returns k, if every k-th image of the batch has its gradient penalized (lazy regularization)."""
     return round(1 / loss.penalty_share)
@@ -107,31 +114,46 @@ def contrastive(game: Game, params: Params, seen: ImageFeatures, pairs: Pairs) -
 
 
 def penalties(game: Game, params: Params, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-    """R1 and R2: mean squared gradient norms at every `penalty_stride`-th real and generated image."""
-    stride, b = penalty_stride(game.loss), len(pairs.real)
+    """R1 and R2: mean squared gradient norms at every `penalty_stride`-th image, or pair, of either kind."""
+    gan, group = game.gan, game.loss.group
+    stride, b = penalty_stride(game.loss), len(pairs.real) // group
     every = min(stride, b)
-    text = jax.tree.map(lambda x: jnp.concatenate([x[::every]] * 2), pairs.own)
-    image = jnp.concatenate([pairs.real[::every], pairs.fake[::every]])  # one gradient for both kinds
-    score = lambda x: game.gan.score(params, game.gan.image_features(params, x), text)
+    take = lambda x: x.reshape(b, group, *x.shape[1:])[::every].reshape(-1, *x.shape[1:])
+    text = jax.tree.map(lambda x: jnp.concatenate([take(x)] * 2), pairs.own)
+    image = jnp.concatenate([take(pairs.real), take(pairs.fake)])  # one gradient for both kinds
+
+    def score(x: jax.Array) -> jax.Array:
+        seen = gan.image_features(params, x)
+        scores = gan.score(params, seen, text)
+        if not game.loss.packing:
+            return scores
+        return jnp.concatenate([scores, game.loss.packing * gan.score_pairs(params, seen)])
+
     norms = losses.gradient_penalty(score, image)
     if every < stride and game.shard.axis:
         # fewer rows on a device than the stride: only the devices at its multiples have an image that counts
         norms *= (game.shard.index * b % stride == 0) * (stride / b)
-    return jnp.mean(norms[: b // every]), jnp.mean(norms[b // every :])
+    real, fake = jnp.split(norms, 2)
+    return jnp.mean(real), jnp.mean(fake)
 
 
 def discriminator_objective(
     game: Game, params: Params, pairs: Pairs, gamma: jax.Array
-) -> tuple[jax.Array, jax.Array, Metrics]:
+) -> tuple[jax.Array, RealScores, Metrics]:
     """The discriminator's loss: adversarial, matching, contrastive, and R1 and R2 (arXiv 2501.05441, eq. 3).
 
-    Returns the loss, the scores f32[B] of real images with their own captions, and metrics.
+    Returns the loss, the scores of real images, and metrics.
     """
     gan, loss = game.gan, game.loss
     seen_real, seen_fake = (gan.image_features(params, x) for x in (pairs.real, stop_gradient(pairs.fake)))
     real_own, real_other = (gan.score(params, seen_real, text) for text in (pairs.own, pairs.other))
     fake_own = gan.score(params, seen_fake, pairs.own)
     total = game.adversarial.discriminator(real_own, fake_own)
+    metrics, real_pairs = {}, None
+    if loss.packing:
+        real_pairs, fake_pairs = (gan.score_pairs(params, seen) for seen in (seen_real, seen_fake))
+        total += loss.packing * game.adversarial.discriminator(real_pairs, fake_pairs)
+        metrics["pair_gap"] = jnp.mean(real_pairs - fake_pairs)
     if loss.matching:
         total += loss.matching * losses.matching_loss(real_own, real_other, pairs.valid)
     if loss.contrast[0]:
@@ -140,21 +162,23 @@ def discriminator_objective(
     if max(loss.gamma):
         r1, r2 = penalties(game, params, pairs._replace(fake=stop_gradient(pairs.fake)))
         total += 0.5 * gamma * (r1 + r2)
-    metrics = {"match_gap": jnp.mean((real_own - real_other) * pairs.valid)}
+    metrics |= {"match_gap": jnp.mean((real_own - real_other) * pairs.valid)}
     metrics |= {"score_real": jnp.mean(real_own), "score_fake": jnp.mean(fake_own), "r1": r1, "r2": r2}
-    return total, real_own, metrics
+    return total, RealScores(real_own, real_pairs), metrics
 
 
-def generator_objective(game: Game, params: Params, pairs: Pairs, real_own: jax.Array) -> jax.Array:
+def generator_objective(game: Game, params: Params, pairs: Pairs, real: RealScores) -> jax.Array:
     """The loss of encoder, generator and decoder: adversarial and contrastive, by the frozen discriminator.
 
-    real_own: f32[B], the discriminator's scores of the real images. XLA merges this forward pass of the
-    discriminator with the one of `discriminator_objective`, whose values are the same.
+    real: the discriminator's scores of the real images. XLA merges this forward pass of the discriminator
+    with the one of `discriminator_objective`, whose values are the same.
     """
     gan, loss = game.gan, game.loss
-    frozen, own, other, real_own = stop_gradient((params, pairs.own, pairs.other, real_own))
+    frozen, own, other, real = stop_gradient((params, pairs.own, pairs.other, real))
     seen_fake = gan.image_features(frozen, pairs.fake)
-    total = game.adversarial.generator(real_own, gan.score(frozen, seen_fake, own))
+    total = game.adversarial.generator(real.own, gan.score(frozen, seen_fake, own))
+    if real.pairs is not None:
+        total += loss.packing * game.adversarial.generator(real.pairs, gan.score_pairs(frozen, seen_fake))
     if loss.contrast[1]:
         total += loss.contrast[1] * contrastive(game, frozen, seen_fake, pairs._replace(own=own, other=other))
     return total
@@ -182,8 +206,8 @@ def objectives(
     same = jnp.all(all_tokens[:, None] == jnp.concatenate([all_tokens, all_negatives]), -1)
     pairs = Pairs(real, fake, own, other, jnp.any(tokens != negative, 1), same)
 
-    loss_d, real_own, metrics = discriminator_objective(game, params, pairs, gamma)
-    loss_g = generator_objective(game, params, pairs, real_own)
+    loss_d, real_scores, metrics = discriminator_objective(game, params, pairs, gamma)
+    loss_g = generator_objective(game, params, pairs, real_scores)
     if loss.diversity:
         first, second = losses.layout(generated[:b:DIVERSITY_STRIDE]), losses.layout(generated[b:])
         all_real = shard.gather(losses.layout(image))
@@ -196,8 +220,8 @@ def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversar
 
     Noise and augmentation are drawn for the global batch, so that they do not depend on the number of
     devices. With `parallel.accumulate`, micro-batches run one at a time, so that only one micro-batch of
-    activations is held; micro-batch i has every k-th row from row i on, the same rows on any number of
-    devices.
+    activations is held; micro-batch i has every k-th row (or pair) from row i on, the same rows on any number
+    of devices.
     """
     game = Game(gan, config.loss, config.augment, adversarial, shard)
     grad, parts = jax.grad(functools.partial(objectives, game), has_aux=True), config.parallel.accumulate
@@ -219,10 +243,16 @@ def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversar
         inputs = batch, noise, shard.take(augmentation, rows)
         if parts == 1:
             return grad(params, *inputs, gamma)
+        group = config.loss.group
+        split = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), inputs)
+        join = functools.partial(jax.tree.map, lambda x: x.reshape(-1, *x.shape[2:]))
         each = microbatch(
-            grad, argnums=(1, 2, 3), microbatch_size=rows // parts, accumulator=AccumulationType.MEAN
+            lambda params, inputs: grad(params, *join(inputs), gamma),
+            argnums=1,
+            microbatch_size=rows // group // parts,
+            accumulator=AccumulationType.MEAN,
         )
-        return each(params, *inputs, gamma)
+        return each(params, split)
 
     return gradients
 

@@ -84,6 +84,7 @@ SETTINGS = {
     "optim__lr": (1e-2, 1e-2),
     "optim__lr_d": (1e-2, 1e-2),
 }
+PACKED = SETTINGS | {"loss__diversity": 0.0, "loss__packing": 1.0}
 BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),
@@ -92,8 +93,10 @@ WAYS = {
     "jit 8": (BASE, 8),
     "pmap 8": (tiny(**SETTINGS, parallel__strategy="pmap"), 8),
     "fsdp 2x4": (tiny(**SETTINGS, parallel__fsdp=4), 8),
-    "parts 1": (tiny(**SETTINGS, parallel__accumulate=2), 1),
-    "parts 2": (tiny(**SETTINGS, parallel__accumulate=2, parallel__fsdp=2), 2),
+    "packed 1": (tiny(**PACKED), 1),
+    "packed 8": (tiny(**PACKED), 8),
+    "parts 1": (tiny(**PACKED, parallel__accumulate=2), 1),
+    "parts 2": (tiny(**PACKED, parallel__accumulate=2, parallel__fsdp=2), 2),
 }
 
 assert jax.device_count() == 8
@@ -105,7 +108,8 @@ STARTS = [jax.jit(gan.init)(jax.random.key(n)) for n in range(RUNS)]
 found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items() if name in sys.argv}
 report = {}
 for name, (params, other, about) in found.items():
-    reference, losses, _ = found["parts 1" if "parts" in name else "jit 1"]
+    kind = name.split()[0]
+    reference, losses, _ = found[f"{kind} 1" if kind in ("packed", "parts") else "jit 1"]
     apart = [
         max(float(np.abs(a - b).max()) for a, b in zip(*pair, strict=True))
         for pair in zip(reference, params, strict=True)

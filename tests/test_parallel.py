@@ -10,13 +10,13 @@ from dallegan.config import load_preset
 from dallegan.errors import UserError
 from dallegan.parallel import check_devices
 
-FAST, SLOW = ["jit 8", "pmap 8", "fsdp 2x4"], ["jit 2", "jit 4", "parts 2"]
+FAST, SLOW = ["jit 8", "pmap 8", "fsdp 2x4"], ["jit 2", "jit 4", "packed 8", "parts 2"]
 WAYS = [*FAST, *(pytest.param(way, marks=pytest.mark.slow) for way in SLOW)]
 
 
 @pytest.fixture(scope="module")
 def report(request):
-    ways = ["jit 1", *FAST, *(["parts 1", *SLOW] if request.config.getoption("--slow") else [])]
+    ways = ["jit 1", *FAST, *(["packed 1", "parts 1", *SLOW] if request.config.getoption("--slow") else [])]
     env = os.environ | {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",

@@ -87,8 +87,9 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batches):
     assert not same(new.params, state.params)
 
 
-def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
-    config = tiny(augment__shift=0.0, loss__diversity=2.0, text__length=6)
+@pytest.mark.parametrize("term", ["diversity", "packing"])
+def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches, term):
+    config = tiny(augment__shift=0.0, text__length=6, **{f"loss__{term}": 2.0})
     batch = {k: v if k == "image" else v[:, :6] for k, v in batches[0].items()}
     gan, plain = Gan(config.text, config.model, config.data.size), optax.sgd(1.0)
     state = jax.jit(lambda: init_state(gan, plain, config.seed))()
@@ -113,21 +114,31 @@ def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches):
         )
         return losses.contrastive_loss(gan.match(p, gan.image_features(p, image).whole, sentences), same)
 
+    packing = term == "packing"
+    pair_scores = lambda p, image: gan.score_pairs(p, gan.image_features(p, image))
+
     def d_loss(d):
         p = {"discriminator": d}
         own = gan.discriminate(p, real, tokens)
         game = losses.RPGAN.discriminator(own, gan.discriminate(p, drawn, tokens))
         matching = losses.matching_loss(own, gan.discriminate(p, real, negative), valid)
-        r1, r2 = (
-            jnp.mean(losses.gradient_penalty(lambda x: gan.discriminate(p, x, tokens[::2]), image[::2]))
-            for image in (real, drawn)
-        )
+        rows = np.array([0, 1, 4, 5]) if packing else np.arange(0, config.batch, 2)
+
+        def scores(x):
+            found = gan.discriminate(p, x, tokens[rows])
+            return jnp.concatenate([found, 2 * pair_scores(p, x)]) if packing else found
+
+        r1, r2 = (jnp.mean(losses.gradient_penalty(scores, image[rows])) for image in (real, drawn))
+        game += 2 * losses.RPGAN.discriminator(pair_scores(p, real), pair_scores(p, drawn)) if packing else 0
         return game + matching + contrast(p, real) + 0.5 * (r1 + r2)
 
     def g_loss(g):
         p = {"generator": g, "discriminator": params["discriminator"]}
         image, again = gan.synthesize(p, tokens, z), gan.synthesize(p, tokens[::DIVERSITY_STRIDE], z_again)
         game = losses.RPGAN.generator(gan.discriminate(p, real, tokens), gan.discriminate(p, image, tokens))
+        if packing:
+            pairs = losses.RPGAN.generator(pair_scores(p, real), pair_scores(p, image))
+            return game + contrast(p, image) + 2 * pairs
         diversity = losses.diversity_loss(*map(losses.layout, (image[::DIVERSITY_STRIDE], again, real)))
         return game + contrast(p, image) + 2 * diversity
 

@@ -129,11 +129,20 @@ class Emoji(Procedural):
 
         `rng` is not used: the index decides everything.
         """
+        return self._example(index)
+
+    def again(self, index: int, rng: np.random.Generator) -> Example:
+        """Returns another image of the same caption: position, shade, horizon and weather are drawn anew."""
+        return self._example(index, random.Random(int(rng.integers(2**48))))
+
+    def _example(self, index: int, drawing: random.Random | None = None) -> Example:
+        """The example at an index; `drawing` replaces the random numbers of its image."""
         concept, place, size, draw, text = self._draw_captioned(index)
         false_pair = lambda: self._draw_false(concept, place, draw)
         other, elsewhere = draw_until(lambda drawn: self._may_show(*drawn), false_pair)
         false_rng = random.Random(draw.getrandbits(48))
         false = _caption(concepts()[other], size, elsewhere, false_rng, name_place=elsewhere != place)
+        draw = drawing or draw
         canvas, horizon, shadow = art.landscape(place, self.size, draw)
         height = HEIGHT[size] * (0.92 + 0.16 * draw.random())
         x = height / 2 + (1 - height) * draw.random()

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from dallegan.data.source import OTHERS, Example, Source, by_reason, spread
+from dallegan.data.source import OTHERS, Example, Source, by_reason
 from dallegan.errors import UserError, as_user_error, is_permanent, line_of
 from dallegan.io.files import digest
 from dallegan.io.image import ImageError
@@ -143,9 +143,9 @@ class FileSource(Source):
     def _some(self) -> range:
         return range(0, len(self), -(-len(self) // 10_000))
 
-    def prompts(self) -> list[str]:
-        """Returns the first caption of up to eight images, spread over all."""
-        return [self._first_readable(i, self.captions_of)[1][0] for i in spread(len(self))]
+    def caption(self, index: int) -> str:
+        """Returns the first caption of an image, which is not read for it."""
+        return self._first_readable(index, self.captions_of)[1][0]
 
 
 def _choose(captions: list[str], rng: np.random.Generator) -> str:

@@ -7,7 +7,8 @@ import grain
 import numpy as np
 
 from dallegan.config import Config
-from dallegan.data.source import Source
+from dallegan.data.pairs import Alike
+from dallegan.data.source import Example, Source
 from dallegan.errors import UserError
 from dallegan.io.text import check_encoding
 from dallegan.tokenizer import SentenceVectors, TextInput, Tokenizer
@@ -80,13 +81,21 @@ def make_dataset(
 ) -> grain.MapDataset:
     """Returns a data set whose element s is this process's rows of the global batch of step s.
 
-    A batch holds image uint8[B/n, H, W, 3], tokens i32[B/n, T] and negative i32[B/n, T], n = `shards`. Raises
-    UserError, when it is read, if the source's images are of another type or shape.
+    A batch holds image uint8[B/n, H, W, 3], tokens i32[B/n, T] and negative i32[B/n, T], n = `shards`. With
+    `loss.packing`, rows 2 k and 2 k + 1 are images of one caption, or of two that are near. Raises UserError,
+    when it is read, if the source's images are of another type or shape.
     """
     size = config.data.size
 
+    alike = Alike(source) if config.loss.packing else None
+
     def load(index: int, rng: np.random.Generator) -> HostBatch:
         example = source.example(index, rng)
+        examples = [example] if alike is None else [example, alike.partner(index, example, rng)]
+        rows = [encode(index, example, rng) for example in examples]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def encode(index: int, example: Example, rng: np.random.Generator) -> HostBatch:
         image = example.image
         if image.dtype != np.uint8 or image.shape != (size, size, 3):
             kind = f"{image.dtype}{list(image.shape)}"
@@ -99,7 +108,9 @@ def make_dataset(
         return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
 
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
-    return order.random_map(load).batch(config.batch // shards, drop_remainder=True)[shard::shards]
+    groups = order.random_map(load).batch(config.batch // config.loss.group // shards, drop_remainder=True)
+    join = lambda batch: {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()}
+    return groups.map(join)[shard::shards]
 
 
 def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Iterator[HostBatch]:

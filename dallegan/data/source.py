@@ -54,7 +54,18 @@ class Source(Protocol):
 
         By default the examples are made for their captions alone; override this if images take long to make.
         """
-        return [_caption(self, i) for i in range(min(limit, len(self)))]
+        return [self.caption(i) for i in range(min(limit, len(self)))]
+
+    def caption(self, index: int) -> str:
+        """Returns a caption of the example at an index, always the same one."""
+        return self.example(index, np.random.default_rng(index)).caption
+
+    def again(self, index: int, rng: np.random.Generator) -> Example | None:
+        """Returns another image of the same caption; None if the source can make none, as by default.
+
+        `data.pairs` then takes the image whose caption is nearest.
+        """
+        return None
 
     def identity(self) -> dict[str, str]:
         """Returns what tells these data from others, which a run compares when it resumes.
@@ -66,11 +77,7 @@ class Source(Protocol):
 
     def prompts(self) -> list[str]:
         """Returns the captions of sample grids: by default those of up to eight examples, spread over all."""
-        return [_caption(self, i) for i in spread(len(self))]
-
-
-def _caption(source: Source, index: int) -> str:
-    return source.example(index, np.random.default_rng(index)).caption
+        return [self.caption(i) for i in spread(len(self))]
 
 
 def spread(count: int, most: int = 8) -> range:

@@ -1,7 +1,7 @@
 """Box 4, the Discriminator: image and caption to a score (real or generated, and does it match).
 
 The trunk over images and the encoder of captions meet only in `score`, so that one pass over the images
-serves true and false captions alike.
+serves true and false captions alike. `score_pairs` compares the images of a caption.
 """
 
 import math
@@ -44,6 +44,7 @@ class Discriminator(nn.Module):
         # the head and the sums below are float32 at any compute dtype, as scores are subtracted
         self.whole, self.head = dense(self.features, he()), nn.Dense(1)
         self.project = dense(self.features)
+        self.compare, self.variety = dense(self.region_features, he()), nn.Dense(1)
         self.key, self.value, self.region = (
             nn.Dense(self.region_features, use_bias=False, dtype=self.dtype) for _ in range(3)
         )
@@ -91,6 +92,18 @@ class Discriminator(nn.Module):
         words = jnp.sum(wide(self.value(text.tokens)) * context, -1) / temperature
         words = jnp.sum(words * text.mask, 1) / jnp.sum(text.mask, 1)
         return realism + sentence + words
+
+    def score_pairs(self, seen: ImageFeatures) -> jax.Array:
+        """Returns f32[B/2], how real rows 2 k and 2 k + 1 are as two images of one caption.
+
+        Packing (arXiv 1712.04086, §2), here of features: the head reads how far apart they are, so that
+        images that are too much alike are found out.
+        """
+        first, second = (jax.tree.map(lambda x, i=i: x[i::2], seen) for i in range(2))
+        apart = jnp.abs(first.whole - second.whole), jnp.mean(jnp.abs(first.regions - second.regions), 1)
+        return self.variety(lrelu(self.compare(jnp.concatenate([*apart, first.whole + second.whole], -1))))[
+            :, 0
+        ]
 
     def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
         """Returns f32[B, K], the sentence term of `score` for every image with every sentence."""

@@ -86,11 +86,17 @@ class Critic(nn.Module):
     def score(self, seen: ImageFeatures, text: TextFeatures) -> jax.Array:
         return self.discriminator.score(seen, text)
 
+    def score_pairs(self, seen: ImageFeatures) -> jax.Array:
+        return self.discriminator.score_pairs(seen)
+
     def match(self, whole_BF: jax.Array, sentence_KD: jax.Array) -> jax.Array:
         return self.discriminator.match(whole_BF, sentence_KD)
 
     def __call__(self, image_BHWC: jax.Array, tok_BT: jax.Array) -> jax.Array:
-        return self.score(self.image_features(image_BHWC), self.encode(tok_BT))
+        seen = self.image_features(image_BHWC)
+        if self.is_initializing() and self.model.recipe == "residual":
+            self.score_pairs(jax.tree.map(lambda x: jnp.concatenate([x, x]), seen))  # makes its parameters
+        return self.score(seen, self.encode(tok_BT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +177,13 @@ class Gan:
     def score(self, params: Params, seen: ImageFeatures, text: TextFeatures) -> Float[jax.Array, " B"]:
         """Returns what `discriminate` returns, f32[B], from `image_features` and `encode_caption`."""
         return self._critic(params, seen, text, method="score")
+
+    def score_pairs(self, params: Params, seen: ImageFeatures) -> Float[jax.Array, " P"]:
+        """Scores pairs of images, f32[B/2]: rows 2 k and 2 k + 1 of `image_features`, of one caption.
+
+        A higher score is more like two real images of a caption. The dcgan recipe has no such head.
+        """
+        return self._critic(params, seen, method="score_pairs")
 
     def match(
         self, params: Params, whole: Float[Given, "B F"], sentence: Float[Given, "K D"]

@@ -215,9 +215,19 @@ class Storybook(Procedural):
     def example(self, index: int, rng: np.random.Generator | None = None) -> Example:
         """Returns image, caption, false caption and (Scene, Caption); the index decides, `rng` is unused."""
         scene, seed = self.scene(index)
+        return self._example(scene, grammar.caption(scene, _caption_seed(seed)), seed, seed)
+
+    def again(self, index: int, rng: np.random.Generator) -> Example:
+        """Returns another scene that the same caption is true of: all that it leaves open is drawn anew."""
+        scene, seed = self.scene(index)
         caption = grammar.caption(scene, _caption_seed(seed))
+        other = redraw(scene, caption, self.split, random.Random(int(rng.integers(2**48))))
+        return self._example(other, caption, seed, int(rng.integers(2**48)))
+
+    def _example(self, scene: Scene, caption: Caption, seed: int, drawing: int) -> Example:
+        """The example of a scene: false caption by `seed`, as its true one; all else by `drawing`."""
         _, false = negative(scene, caption, seed, self.split, self.objects, self.hard)
-        return Example(render(scene, self.size, seed), caption.text, false.text, (scene, caption))
+        return Example(render(scene, self.size, drawing), caption.text, false.text, (scene, caption))
 
     def captions(self, limit: int) -> list[str]:
         """Returns the captions of the first `limit` examples, from which the tokenizer is trained."""
