@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageFilter
 
+from dallegan.data.pairs import Alike
 from dallegan.data.storybook.grammar import OBJECTS
 from dallegan.data.storybook.scenes import Storybook
 from dallegan.evaluation import metrics
-from dallegan.evaluation.drawing import render_again
 from dallegan.evaluation.features import make_features
 from dallegan.evaluation.judge import load_judge
 from dallegan.evaluation.measure import WITHIN, distances
@@ -55,9 +55,8 @@ def main() -> None:
     has_few_kinds = lambda i: all(OBJECTS.index(t.kind) % 4 == 0 for t in source.scene(i)[0].things)
     rest = filter(has_few_kinds, itertools.count(2 * args.n))
     few = [source.example(i) for i in itertools.islice(rest, args.n)]
-    again = render_again(
-        first[: WITHIN[0]], "test", WITHIN[1]
-    )  # WITHIN[1] images of each of WITHIN[0] captions
+    alike = Alike(source)  # WITHIN[1] images of each of WITHIN[0] captions
+    again = stack([e for i in range(WITHIN[0]) for e in alike.several(i, WITHIN[1], rng)])
     spoil = {
         "as they are": lambda x: x,
         "blurred, radius 1/64 of the side": lambda x: blur(x, args.size / 64),

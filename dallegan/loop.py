@@ -16,7 +16,7 @@ from dallegan.config import Config, check, conflicts
 from dallegan.data.pipeline import make_batches, make_dataset, make_source, make_tokenizer
 from dallegan.data.source import Source, describe
 from dallegan.errors import UserError
-from dallegan.evaluation.obedience import make_quick
+from dallegan.evaluation.quick import make_quick
 from dallegan.io.files import local_path, writing
 from dallegan.io.image import grid, save_png
 from dallegan.io.text import say

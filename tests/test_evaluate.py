@@ -16,10 +16,11 @@ from PIL import Image
 from dallegan.__main__ import main
 from dallegan.commands import evaluate as command
 from dallegan.data.pipeline import make_source, make_tokenizer
+from dallegan.data.source import Example, Source, spread
 from dallegan.data.storybook import grammar
 from dallegan.data.storybook.scenes import Storybook, belongs, names_triples, redraw, render
 from dallegan.errors import UserError
-from dallegan.evaluation import measure, obedience
+from dallegan.evaluation import measure, obedience, quick
 from dallegan.evaluation.drawing import choose_examples, draw_one_each, measured_sources
 from dallegan.evaluation.features import FeatureNetwork, make_features
 from dallegan.sampling import Model, make_gan
@@ -109,21 +110,59 @@ def test_a_perfect_model(features):
     found = report["combinations"]
     assert 1200 < found["right"] <= found["right_in_tries"] <= found["of"] == 1280
     assert found["tries"] == 8
-    assert "of real images" in command.table(report)
+    assert "of real images' " in command.table(report)
     assert np.asarray(command.best_and_worst(drawn, 1)).std() > 10
     assert drawn.score.max() > -0.1  # everything is right, and the judge is sure
 
 
 def test_what_training_logs(untrained):
-    make_quick = lambda config, n=256: obedience.make_quick(config, make_source(config), n)
-    names = {"alignment", *(f"alignment_{name}" for name in ("kind", "colour", "size", "place"))}
-    assert set(make_quick(untrained.config, 64)(untrained)) == names
+    make = lambda config, n=256: quick.make_quick(config, make_source(config), n)
+    names = {"diversity", "alignment"} | {f"alignment_{name}" for name in ("kind", "colour", "size", "place")}
+    assert set(make(untrained.config, 64)(untrained)) == names
     config = tiny(data__size=64, data__objects=1)
-    assert make_quick(config, 32)(Painter(config))["alignment"] > 0.9
-    assert make_quick(tiny(data__size=16)) is None
-    assert make_quick(tiny(data__size=32, log__evaluate=0)) is None
-    without_truth = types.SimpleNamespace(truth=False, splits=("train",))
-    assert obedience.make_quick(tiny(data__size=32), without_truth) is None
+    painter, test = Painter(config), make_source(config, "test")
+    known = [test.example(i) for i in spread(quick.SEARCHED, quick.WITHIN[0])]
+    painter.scenes |= {example.caption: example.truth for example in known}
+    found = make(config, 32)(painter)
+    assert found["alignment"] > 0.9
+    assert found["diversity"] == pytest.approx(1, abs=0.1)
+    assert make(tiny(data__size=32, log__evaluate=0)) is None
+
+
+class Shades(Source):
+    """Images of grey levels: those of caption "a" differ by `apart`, those of "b" by twice as much."""
+
+    def __init__(self, apart, count=16):
+        self.apart, self.count = apart, count
+
+    def __len__(self):
+        return self.count
+
+    def example(self, index, rng):
+        far, k = index % 2, index // 2
+        level = 100 + self.apart * (1 + far) * k
+        return Example(np.full((32, 32, 3), level, np.uint8), "ab"[far], "c")
+
+
+def test_diversity_is_the_distance_over_that_of_real_images(recwarn):
+    config = tiny(data__size=32)
+    drawn = lambda levels: types.SimpleNamespace(
+        sample=lambda captions, n: np.concatenate(
+            [np.full((1, 32, 32, 3), level, np.uint8) for _ in captions for level in levels[:n]]
+        )
+    )
+    measure = quick.make_quick(config, Shades(4))
+    real = np.mean([abs(i - j) for i in range(8) for j in range(8) if i != j]) * 4 * 1.5
+    levels = [100, 110, 120, 130, 140, 150, 160, 170]
+    expected = np.mean([abs(a - b) for a in levels for b in levels if a != b]) / real
+    assert measure(drawn(levels))["diversity"] == pytest.approx(expected, rel=1e-3)
+    assert not recwarn
+    for _ in range(2):  # it warns once
+        assert measure(drawn([7] * 8))["diversity"] == 0
+    assert str(recwarn.pop().message).startswith("diversity 0.00: images of a caption are nearly alike")
+    assert not recwarn
+    assert quick.make_quick(config, Shades(0))(drawn(levels)) == {}  # real images are alike, too
+    assert quick.make_quick(config, Shades(4, 1))(drawn(levels)) == {}
 
 
 def test_heldout_captions_name_what_was_held_out():

@@ -100,9 +100,7 @@ def table(report: Report) -> str:
         if any(text != "-" for text in shown):
             lines.append(f"{label:24}" + "".join(f"{text:>10}" for text in shown))
     if "diversity" in report:
-        real = (
-            f"   of real images {show(report, 'diversity_of_real')}" if "diversity_of_real" in report else ""
-        )
+        real = f"   {show(report, 'diversity_ratio')} of real images' {show(report, 'diversity_of_real')}"
         lines.append(f"{'diversity in a caption':24}{show(report, 'diversity'):>10}{real}")
     if found := report.get("combinations"):
         tries = f"{found['right_in_tries']} in {found['tries']} tries"

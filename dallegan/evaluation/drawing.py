@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import itertools
-import random
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from dallegan.config import Config
 from dallegan.data.pipeline import make_source
 from dallegan.data.source import Example, Source
-from dallegan.data.storybook.scenes import names_triples, redraw, render
+from dallegan.data.storybook.scenes import names_triples
 from dallegan.sampling import Model
 
 MAX_SHUFFLED = 10**6  # examples; a larger source is procedural, and its first examples are as good as any
@@ -40,19 +39,13 @@ def choose_examples(source: Source, split: str, n: int, seed: int) -> list[Examp
     if source.truth and split == "heldout":
         examples = (source.example(i, rng) for i in itertools.count())
         return list(itertools.islice((e for e in examples if names_triples(*e.truth)), n))
+    return [source.example(i, rng) for i in choose_indices(source, n, rng)]
+
+
+def choose_indices(source: Source, n: int, rng: np.random.Generator) -> list[int]:
+    """Returns the indices of n examples: the first of a procedural source, random ones of any other."""
     order = rng.permutation(len(source)) if len(source) < MAX_SHUFFLED else range(n)
-    return [source.example(int(i), rng) for i in order[:n]]
-
-
-def render_again(examples: Sequence[Example], split: str, n: int) -> np.ndarray:
-    """Returns uint8[examples * n, S, S, 3]: n real images that each storybook caption is true of."""
-    images = []
-    for i, example in enumerate(examples):
-        scene, caption = example.truth
-        for seed in range(1000 * i, 1000 * i + n):
-            other = redraw(scene, caption, split, random.Random(seed))
-            images.append(render(other, len(example.image), seed))
-    return np.stack(images)
+    return [int(i) for i in order[:n]]
 
 
 def draw(model: Model, captions: Sequence[str], n: int, seed: int, label: str) -> np.ndarray:

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dallegan.config import DataConfig
+from dallegan.data.pairs import Alike
 from dallegan.data.source import Example, Source
 from dallegan.data.storybook import grammar
 from dallegan.errors import UserError
 from dallegan.evaluation import metrics
-from dallegan.evaluation.drawing import choose_examples, draw, draw_one_each, render_again
+from dallegan.evaluation.drawing import choose_examples, choose_indices, draw, draw_one_each
 from dallegan.evaluation.features import FeatureNetwork
 from dallegan.evaluation.judge import Params, load_judge, log_likelihood
 from dallegan.evaluation.obedience import (
@@ -108,7 +109,7 @@ def evaluate(
                 score = model.score(images, model.tokenizer.encode(captions, quiet=True))
             first = Drawn(examples, images, score)
             if features is not None:
-                report |= diversity(model, examples, split, seed, features, real_too=source.truth)
+                report |= diversity(model, source, seed, features)
     if judge is not None:
         report["combinations"] = combinations(model, judge, seed)
     assert first is not None
@@ -209,17 +210,15 @@ def memorized(source: Source, fake: np.ndarray, features: FeatureNetwork, flip: 
     return float(metrics.memorized(as_is, jnp.asarray(fake), *mirrored))
 
 
-def diversity(
-    model: Model, examples: list[Example], split: str, seed: int, features: FeatureNetwork, real_too: bool
-) -> Report:
-    """Returns the mean distance of two images of one caption, for drawn images and, if `real_too`, real ones.
+def diversity(model: Model, source: Source, seed: int, features: FeatureNetwork) -> Report:
+    """Returns how far two images of a caption are apart, drawn ones, real ones, and their ratio.
 
-    Real images of one caption are known for the storybook alone, which renders them.
+    Files that have no two images of a caption are measured on those of the nearest captions (`Alike`).
     """
-    few, n = examples[: WITHIN[0]], WITHIN[1]
-    mean = lambda x: float(metrics.diversity(jnp.asarray(x).reshape(len(few), n, -1)))
-    drawn = draw(model, [example.caption for example in few], n, seed, "diversity")
-    report = {"diversity": mean(features.extract(drawn))}
-    if real_too:
-        report["diversity_of_real"] = mean(features.extract_cached(render_again(few, split, n)))
-    return report
+    rng, alike = np.random.default_rng(seed), Alike(source)
+    indices, n = choose_indices(source, WITHIN[0], rng), WITHIN[1]
+    mean = lambda x: float(metrics.diversity(jnp.asarray(x).reshape(len(indices), n, -1)))
+    drawn = mean(features.extract(draw(model, [source.caption(i) for i in indices], n, seed, "diversity")))
+    images = [example.image for i in indices for example in alike.several(i, n, rng)]
+    real = mean(features.extract_cached(np.stack(images)))
+    return {"diversity": drawn, "diversity_of_real": real, "diversity_ratio": drawn / real if real else None}

@@ -2,8 +2,7 @@
 
 import functools
 import itertools
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,18 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from dallegan.compile import jit_sample
-from dallegan.config import Config
 from dallegan.data.source import Example, Source
 from dallegan.data.storybook.grammar import ANIMALS, COLOURS, EN_PLACE, OBJECTS, PLACES, Caption, Scene, Thing
 from dallegan.evaluation import judge, metrics
-from dallegan.evaluation.drawing import draw, measured_sources
+from dallegan.evaluation.drawing import draw
 from dallegan.evaluation.features import map_chunks
 from dallegan.evaluation.judge import READABLE_SIZES, Facts
 from dallegan.sampling import Model
 
 CANDIDATES = 100  # captions that R-precision chooses from
 TRIES = 8  # images of a combination, before it counts as one that the model cannot draw
-REPORTED = ("kind", "colour", "size", "place")  # attributes that training logs beside the whole
 Report = dict[str, Any]
 
 
@@ -112,29 +109,3 @@ def _failed(
     named = judge.encode_facts(*zip(*repeated, strict=True))
     correct = correct_attributes(read_images(params, images), named)["all"].reshape(-1, tries)
     return [pair for pair, tried in zip(pairs, correct, strict=True) if not tried.any()]
-
-
-def make_quick(config: Config, source: Source, n: int = 256) -> Callable[[Model], Report] | None:
-    """Returns the evaluation that a run repeats while it trains, or None if there is none.
-
-    The evaluation draws n captions of `test` and returns `alignment` and, for some attributes,
-    `alignment_NAME`. There is none if `log.evaluate` is 0 or the judge cannot read the images.
-
-    Args:
-        source: the run's own.
-    """
-    if not config.log.evaluate or not is_readable(source, config.data.size):
-        return None
-    test = measured_sources(config)["test"]
-    params, rng = judge.load_judge(), np.random.default_rng(0)
-    examples = [test.example(i, rng) for i in range(n)]
-    captions, named = [example.caption for example in examples], caption_facts(examples)
-
-    def quick(model: Model) -> Report:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # captions too long for the model are cut in training too
-            images = model.sample(captions)
-        found = obedience(read_images(params, images), named)
-        return {"alignment": found["alignment"]} | {f"alignment_{name}": found[name] for name in REPORTED}
-
-    return quick

@@ -21,7 +21,8 @@ from dallegan.run.workdir import warn_on_oserror
 
 MAX_SKIPPED = 10  # steps in a row that may be skipped because they are not finite
 AVERAGED = (
-    "d_loss", "g_loss", "r1", "r2", "match_gap", "score_real", "score_fake", "grad_norm_g", "grad_norm_d",
+    "d_loss", "g_loss", "r1", "r2", "match_gap", "pair_gap", "score_real", "score_fake",
+    "grad_norm_g", "grad_norm_d",
 )  # fmt: skip  # metrics of a step; a line has their means
 IN_BAR = "d_loss", "g_loss", "match_gap"  # shown beside the progress bar
 

@@ -27,6 +27,7 @@ GRIDS = 8  # most sample grids shown, evenly over the run
 TEMPLATE = pathlib.Path(__file__).parent / "report.html.j2"
 TITLES: dict[str, str] = {
     "alignment": "alignment: fraction of captions drawn with every attribute right",
+    "diversity": "diversity: distance of drawn images of a caption, over that of real ones",
     "match_gap": "match gap: score of a real image with its own caption less that with another",
     "images_per_second": "images per second",
 }
@@ -36,7 +37,8 @@ CHARTS: dict[str, tuple[str, ...]] = {
         "alignment",
         *(f"alignment_{name}" for name in ("kind", "colour", "size", "place")),
     ),
-    TITLES["match_gap"]: ("match_gap",),
+    TITLES["diversity"]: ("diversity",),
+    TITLES["match_gap"]: ("match_gap", "pair_gap"),
     "losses": ("d_loss", "g_loss"),
     "gradient penalties": ("r1", "r2"),
     "gradient norms": ("grad_norm_d", "grad_norm_g"),
@@ -141,7 +143,7 @@ def summarize(run: Run) -> dict[str, str]:
     """Returns what one wants to know first of a run, by name."""
     last = run.lines[-1]
     known = lambda name: [line[name] for line in run.lines if line.get(name) is not None]
-    scores, speeds = known("alignment"), known("images_per_second")
+    scores, diversity, speeds = known("alignment"), known("diversity"), known("images_per_second")
     return {
         "steps": f"{last['step']:,} of {number(run.settings.get('steps'))}",
         "images": number(last.get("images")),
@@ -149,6 +151,7 @@ def summarize(run: Run) -> dict[str, str]:
         "images per second, median": f"{np.median(speeds):.1f}" if speeds else "-",
         "alignment, last": f"{scores[-1]:.3f}" if scores else "-",
         "alignment, best": f"{max(scores):.3f}" if scores else "-",
+        "diversity, last": f"{diversity[-1]:.2f}" if diversity else "-",
         "steps left out as not finite": number(last.get("skipped")),
     }
 
