@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dallegan.commands.evaluate import table as evaluation_table
+from dallegan.evaluation.quick import LEAST
 
 # a run has collapsed if its images deviate by less than this (mean over pixels, of 255)
 WITHIN = 0.5  # images of one caption
@@ -149,7 +150,9 @@ def stability() -> str:
         scores = [0.0 if r["diverged"] else r["alignment"] for r in runs]
         spread = [min(scores), statistics.median(scores), max(scores)]
         counts = [len(runs) - len(whole), sum(r["skipped"] > 0 for r in whole)]
-        counts += [sum(r["within"] < WITHIN for r in whole), sum(r["across"] < ACROSS for r in whole)]
+        # early runs have no diversity
+        alike = [r["within"] < WITHIN or r.get("diversity", 1) < LEAST for r in whole]
+        counts += [sum(alike), sum(r["across"] < ACROSS for r in whole)]
         deviations = [statistics.median(r[k] for r in whole) if whole else None for k in ("within", "across")]
         rows.append([case, len(runs), steps, *counts, *deviations, *spread])
     head = ["case", "seeds", "steps", "diverged", "with skipped steps", "collapsed within captions"]

@@ -26,6 +26,7 @@ from dallegan.data.pipeline import make_source
 from dallegan.errors import UserError
 from dallegan.evaluation.judge import load_judge
 from dallegan.evaluation.obedience import caption_facts, obedience, read_images
+from dallegan.evaluation.quick import diversity_within
 from dallegan.io.cli import parse, run
 from dallegan.loop import train
 from dallegan.run.log import Diverged
@@ -103,6 +104,7 @@ def survives(config: Config, count: int) -> dict[str, object]:
         {"diverged": False}
         | found
         | {"within": round(within, 2), "across": round(across, 2)}
+        | {"diversity": round(diversity_within(source)(model)["diversity"], 3)}
         | {k: obeyed[k] for k in ("alignment", "kind", "pose")}
     )
 
