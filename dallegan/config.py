@@ -117,8 +117,8 @@ class LossConfig:
 
     @property
     def group(self) -> int:
-        """Number of neighbouring rows of a batch that are images of one caption."""
-        return 2 if self.packing else 1
+        """Rows of a batch of which the first two are images of one caption; 1 without packing."""
+        return 8 if self.packing else 1
 
 
 @dataclasses.dataclass(frozen=True)

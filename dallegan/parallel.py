@@ -29,11 +29,11 @@ Devices = Sequence[Any]  # of jax.Device
 
 
 def rows_fit(config: Config, devices: int) -> bool:
-    """Returns whether the batch splits evenly over devices and parts, with its pairs and penalized rows."""
+    """Returns whether batch, groups, penalized and repeated rows split evenly over devices and parts."""
     parts, stride = config.parallel.accumulate, penalty_stride(config.loss) if max(config.loss.gamma) else 1
     group = config.loss.group
-    rows = config.batch // (devices * parts * group)  # or pairs
-    even = rows > 0 and config.batch == rows * devices * parts * group
+    rows = config.batch // (devices * parts)
+    even = rows > 0 and config.batch == rows * devices * parts and rows % group == 0
     if config.loss.diversity and rows % DIVERSITY_STRIDE:
         return False
     return even and rows * devices % stride == 0 and (rows % stride == 0 or stride % rows == 0)
@@ -50,7 +50,7 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
         most = config.batch + least * DIVERSITY_STRIDE
         fits = [x for x in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=x), n)]
         near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
-        why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share and --loss.diversity"
+        why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share, packing and diversity"
         whole = dataclasses.replace(config, loss=dataclasses.replace(config.loss, penalty_share=1.0))
         take = [*map(str, near), *["--loss.penalty-share 1"] * rows_fit(whole, n)]
         raise UserError(f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(take)}")

@@ -99,7 +99,7 @@ class RealScores(NamedTuple):
     """Scores of real images, which the relativistic pairing compares those of generated ones with."""
 
     own: jax.Array  # f32[B], with their own captions
-    pairs: jax.Array | None  # f32[B/2], two images of a caption at a time; None without `packing`
+    pairs: jax.Array | None  # f32[B / group], of two images of a caption at a time; None without `packing`
 
 
 def penalty_stride(loss: LossConfig) -> int:
@@ -114,27 +114,23 @@ def contrastive(game: Game, params: Params, seen: ImageFeatures, pairs: Pairs) -
 
 
 def penalties(game: Game, params: Params, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-    """R1 and R2: mean squared gradient norms at every `penalty_stride`-th image, or pair, of either kind."""
-    gan, group = game.gan, game.loss.group
-    stride, b = penalty_stride(game.loss), len(pairs.real) // group
+    """R1 and R2: mean squared gradient norms at every `penalty_stride`-th real and generated image."""
+    stride, b = penalty_stride(game.loss), len(pairs.real)
     every = min(stride, b)
-    take = lambda x: x.reshape(b, group, *x.shape[1:])[::every].reshape(-1, *x.shape[1:])
-    text = jax.tree.map(lambda x: jnp.concatenate([take(x)] * 2), pairs.own)
-    image = jnp.concatenate([take(pairs.real), take(pairs.fake)])  # one gradient for both kinds
-
-    def score(x: jax.Array) -> jax.Array:
-        seen = gan.image_features(params, x)
-        scores = gan.score(params, seen, text)
-        if not game.loss.packing:
-            return scores
-        return jnp.concatenate([scores, game.loss.packing * gan.score_pairs(params, seen)])
-
+    text = jax.tree.map(lambda x: jnp.concatenate([x[::every]] * 2), pairs.own)
+    image = jnp.concatenate([pairs.real[::every], pairs.fake[::every]])  # one gradient for both kinds
+    score = lambda x: game.gan.score(params, game.gan.image_features(params, x), text)
     norms = losses.gradient_penalty(score, image)
     if every < stride and game.shard.axis:
         # fewer rows on a device than the stride: only the devices at its multiples have an image that counts
         norms *= (game.shard.index * b % stride == 0) * (stride / b)
-    real, fake = jnp.split(norms, 2)
-    return jnp.mean(real), jnp.mean(fake)
+    return jnp.mean(norms[: b // every]), jnp.mean(norms[b // every :])
+
+
+def packed_scores(game: Game, params: Params, seen: ImageFeatures) -> jax.Array:
+    """Returns f32[B / group], the scores of the two images of one caption that each group begins with."""
+    first_two = lambda x: x.reshape(-1, game.loss.group, *x.shape[1:])[:, :2].reshape(-1, *x.shape[1:])
+    return game.gan.score_pairs(params, jax.tree.map(first_two, seen))
 
 
 def discriminator_objective(
@@ -151,7 +147,9 @@ def discriminator_objective(
     total = game.adversarial.discriminator(real_own, fake_own)
     metrics, real_pairs = {}, None
     if loss.packing:
-        real_pairs, fake_pairs = (gan.score_pairs(params, seen) for seen in (seen_real, seen_fake))
+        # the head reads features that other terms train: a trunk trained by it learns captions later (LOG)
+        seen_pairs = stop_gradient((seen_real, seen_fake))
+        real_pairs, fake_pairs = (packed_scores(game, params, seen) for seen in seen_pairs)
         total += loss.packing * game.adversarial.discriminator(real_pairs, fake_pairs)
         metrics["pair_gap"] = jnp.mean(real_pairs - fake_pairs)
     if loss.matching:
@@ -178,7 +176,7 @@ def generator_objective(game: Game, params: Params, pairs: Pairs, real: RealScor
     seen_fake = gan.image_features(frozen, pairs.fake)
     total = game.adversarial.generator(real.own, gan.score(frozen, seen_fake, own))
     if real.pairs is not None:
-        total += loss.packing * game.adversarial.generator(real.pairs, gan.score_pairs(frozen, seen_fake))
+        total += loss.packing * game.adversarial.generator(real.pairs, packed_scores(game, frozen, seen_fake))
     if loss.contrast[1]:
         total += loss.contrast[1] * contrastive(game, frozen, seen_fake, pairs._replace(own=own, other=other))
     return total
@@ -220,8 +218,8 @@ def make_gradients(gan: Gan, config: Config, shard: Shard, adversarial: Adversar
 
     Noise and augmentation are drawn for the global batch, so that they do not depend on the number of
     devices. With `parallel.accumulate`, micro-batches run one at a time, so that only one micro-batch of
-    activations is held; micro-batch i has every k-th row (or pair) from row i on, the same rows on any number
-    of devices.
+    activations is held; micro-batch i has every k-th row from row i on (or group, with packing), the same on
+    any number of devices.
     """
     game = Game(gan, config.loss, config.augment, adversarial, shard)
     grad, parts = jax.grad(functools.partial(objectives, game), has_aux=True), config.parallel.accumulate

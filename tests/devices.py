@@ -84,7 +84,7 @@ SETTINGS = {
     "optim__lr": (1e-2, 1e-2),
     "optim__lr_d": (1e-2, 1e-2),
 }
-PACKED = SETTINGS | {"loss__diversity": 0.0, "loss__packing": 1.0}
+PACKED = SETTINGS | {"loss__diversity": 0.0, "loss__packing": 1.0, "batch": 64}
 BASE = tiny(**SETTINGS)
 WAYS = {
     "jit 1": (BASE, 1),

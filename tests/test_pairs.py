@@ -94,17 +94,16 @@ def test_a_drawn_partner_keeps_what_the_caption_names_and_no_more():
     assert len(changed) >= 2
 
 
-def test_a_batch_holds_pairs():
-    config = tiny(loss__packing=1.0, data__hard_negatives=1.0)
+def test_every_eight_rows_begin_with_two_images_of_a_caption():
+    config = tiny(loss__packing=1.0, data__hard_negatives=1.0, batch=16)
     source = make_source(config)
     tokenizer = make_tokenizer(source, config)
-    dataset = make_dataset(source, tokenizer, config)
-    batch = next(make_batches(dataset, config, 0))
-    assert batch["image"].shape == (config.batch, config.data.size, config.data.size, 3)
-    np.testing.assert_array_equal(batch["tokens"][::2], batch["tokens"][1::2])
-    assert (batch["image"][::2] != batch["image"][1::2]).any((1, 2, 3)).all()
-    assert len(np.unique(batch["tokens"][::2], axis=0)) == config.batch // 2
-    again = next(make_batches(make_dataset(source, tokenizer, config), config, 0))
+    make = lambda *shard: next(make_batches(make_dataset(source, tokenizer, config, *shard), config, 0))
+    batch, again = make(), make()
+    assert batch["image"].shape == (16, config.data.size, config.data.size, 3)
+    np.testing.assert_array_equal(batch["tokens"][[0, 8]], batch["tokens"][[1, 9]])
+    assert (batch["image"][[0, 8]] != batch["image"][[1, 9]]).any((1, 2, 3)).all()
+    assert len(np.unique(batch["tokens"], axis=0)) == 14
     np.testing.assert_array_equal(batch["image"], again["image"])
-    halves = [next(make_batches(make_dataset(source, tokenizer, config, i, 2), config, 0)) for i in range(2)]
-    np.testing.assert_array_equal(np.concatenate([h["image"] for h in halves]), batch["image"])
+    halves = [make(i, 2)["image"] for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), batch["image"])

@@ -82,18 +82,13 @@ def make_dataset(
     """Returns a data set whose element s is this process's rows of the global batch of step s.
 
     A batch holds image uint8[B/n, H, W, 3], tokens i32[B/n, T] and negative i32[B/n, T], n = `shards`. With
-    `loss.packing`, rows 2 k and 2 k + 1 are images of one caption, or of two that are near. Raises UserError,
-    when it is read, if the source's images are of another type or shape.
+    `loss.packing`, the first two of every `loss.group` rows are images of one caption, or of two that are
+    near. Raises UserError, when it is read, if the source's images are of another type or shape.
     """
     size = config.data.size
 
-    alike = Alike(source) if config.loss.packing else None
-
     def load(index: int, rng: np.random.Generator) -> HostBatch:
-        example = source.example(index, rng)
-        examples = [example] if alike is None else [example, alike.partner(index, example, rng)]
-        rows = [encode(index, example, rng) for example in examples]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return encode(index, source.example(index, rng), rng)
 
     def encode(index: int, example: Example, rng: np.random.Generator) -> HostBatch:
         image = example.image
@@ -108,9 +103,21 @@ def make_dataset(
         return {"image": np.ascontiguousarray(image), "tokens": tokens, "negative": negative}
 
     order = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat()
-    groups = order.random_map(load).batch(config.batch // config.loss.group // shards, drop_remainder=True)
+    rows = config.batch // shards
+    if not config.loss.packing:
+        return order.random_map(load).batch(rows, drop_remainder=True)[shard::shards]
+    alike, group = Alike(source), config.loss.group
+
+    def load_group(indices: np.ndarray, rng: np.random.Generator) -> HostBatch:
+        first, *others = map(int, indices)
+        example = source.example(first, rng)
+        pair = [encode(first, e, rng) for e in (example, alike.partner(first, example, rng))]
+        loaded = [*pair, *(load(index, rng) for index in others)]
+        return {name: np.stack([row[name] for row in loaded]) for name in pair[0]}
+
+    groups = order.batch(group - 1, drop_remainder=True).random_map(load_group)
     join = lambda batch: {name: x.reshape(-1, *x.shape[2:]) for name, x in batch.items()}
-    return groups.map(join)[shard::shards]
+    return groups.batch(rows // group, drop_remainder=True).map(join)[shard::shards]
 
 
 def make_batches(dataset: grain.MapDataset, config: Config, start: int) -> Iterator[HostBatch]:
