@@ -29,7 +29,7 @@ from dallegan.parallel import Runner, make_runner
 from dallegan.run.machine import about, restart_with_huge_pages
 from dallegan.sampling import make_gan
 from dallegan.state import GanState
-from dallegan.steps import Batch, penalty_stride
+from dallegan.steps import Batch
 
 STEPS = 30
 
@@ -57,7 +57,7 @@ def parts(
 ) -> dict[str, float]:
     """Returns milliseconds of the parts of a step, each compiled alone; the rest is backward passes."""
     tokens, image, z = batch["tokens"], to_float(batch["image"]), jnp.ones((config.batch, gan.model.noise))
-    stride = penalty_stride(config.loss)
+    stride = round(1 / config.loss.penalty_share)
 
     def penalties(params):
         text = jax.tree.map(lambda x: jnp.concatenate([x[::stride]] * 2), gan.encode_caption(params, tokens))

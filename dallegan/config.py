@@ -1,8 +1,7 @@
 """Every setting of a run, with its unit and its bounds: frozen dataclasses, filled by a preset and by flags.
 
 A number's bounds are annotations of its type (`annotated_types`). `check` enforces them, and also what
-settings demand of each other. The comment on a field's line, or right above it, is its help on the command
-line.
+settings demand of each other. A comment on a field's line, or right above, is its help on the command line.
 """
 
 import dataclasses
@@ -290,8 +289,10 @@ def check(config: Config) -> None:
     if c.loss.packing and c.loss.diversity:
         raise UserError("--loss.packing and --loss.diversity: two ways to the same end; set one to 0")
     stride = 1 / c.loss.penalty_share
-    if abs(stride - round(stride)) > 1e-3:
-        raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be 1, 1/2, 1/3, ..., 1/1000")
+    uneven = bool(c.loss.packing) and not _is_power_of_two(round(stride))
+    if uneven or abs(stride - round(stride)) > 1e-3:
+        shares = "1, 1/2, 1/4, ... with --loss.packing" if uneven else "1, 1/2, 1/3, ..., 1/1000"
+        raise UserError(f"--loss.penalty-share {c.loss.penalty_share}: must be {shares}")
 
 
 def _words(values: tuple[Any, ...]) -> str:

@@ -21,7 +21,7 @@ from dallegan.errors import UserError
 from dallegan.losses import Adversarial
 from dallegan.models.gan import Gan, Params
 from dallegan.state import GanState, init_state
-from dallegan.steps import DIVERSITY_STRIDE, Batch, Gradients, Metrics, Shard, make_train_step, penalty_stride
+from dallegan.steps import DIVERSITY_STRIDE, Batch, Gradients, Metrics, Shard, make_train_step, penalized
 
 MESH = "data", "fsdp"  # axes of the mesh
 AXIS = "data"  # axis of pmap
@@ -30,13 +30,13 @@ Devices = Sequence[Any]  # of jax.Device
 
 def rows_fit(config: Config, devices: int) -> bool:
     """Returns whether batch, groups, penalized and repeated rows split evenly over devices and parts."""
-    parts, stride = config.parallel.accumulate, penalty_stride(config.loss) if max(config.loss.gamma) else 1
-    group = config.loss.group
-    rows = config.batch // (devices * parts)
-    even = rows > 0 and config.batch == rows * devices * parts and rows % group == 0
-    if config.loss.diversity and rows % DIVERSITY_STRIDE:
+    loss, parts = config.loss, config.parallel.accumulate
+    stride = penalized(loss)[0] if max(loss.gamma) else 1
+    groups = config.batch // (devices * parts * loss.group)
+    even = groups > 0 and config.batch == groups * devices * parts * loss.group
+    if loss.diversity and groups % DIVERSITY_STRIDE:
         return False
-    return even and rows * devices % stride == 0 and (rows % stride == 0 or stride % rows == 0)
+    return even and groups * devices % stride == 0 and (groups % stride == 0 or stride % groups == 0)
 
 
 def check_devices(config: Config, devices: Devices | None = None) -> None:
@@ -46,7 +46,7 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
         raise UserError(f"--parallel.fsdp {parallel.fsdp}: must divide the {n} devices")
     if not rows_fit(config, n):
         # a batch that fits lies between this one and `most`
-        least = n * parallel.accumulate * penalty_stride(config.loss) * config.loss.group
+        least = n * parallel.accumulate * penalized(config.loss)[0] * config.loss.group
         most = config.batch + least * DIVERSITY_STRIDE
         fits = [x for x in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=x), n)]
         near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]

@@ -251,7 +251,8 @@ class Model:
 def make_gan(config: Config, vocab: int) -> Gan:
     """Returns the networks that a configuration and a tokenizer's size describe."""
     text = dataclasses.replace(config.text, vocab=vocab)
-    return Gan(text, config.model, config.data.size, compute_dtype(config.parallel.precision))
+    dtype, packing = compute_dtype(config.parallel.precision), bool(config.loss.packing)
+    return Gan(text, config.model, config.data.size, dtype, packing)
 
 
 def load(path: str | pathlib.Path = DEFAULT) -> Model:

@@ -102,9 +102,13 @@ class RealScores(NamedTuple):
     pairs: jax.Array | None  # f32[B / group], of two images of a caption at a time; None without `packing`
 
 
-def penalty_stride(loss: LossConfig) -> int:
-    """Returns k, if every k-th image of the batch has its gradient penalized (lazy regularization)."""
-    return round(1 / loss.penalty_share)
+def penalized(loss: LossConfig) -> tuple[int, int]:
+    """Returns (k, n), if the first n rows of every k-th group have penalties (lazy regularization).
+
+    Without packing a group is one row. With packing n is at least 2, so that pairs are penalized whole.
+    """
+    stride, least = round(1 / loss.penalty_share), 2 if loss.packing else 1
+    return max(1, stride * least // loss.group), max(least, loss.group // stride)
 
 
 def contrastive(game: Game, params: Params, seen: ImageFeatures, pairs: Pairs) -> jax.Array:
@@ -114,23 +118,31 @@ def contrastive(game: Game, params: Params, seen: ImageFeatures, pairs: Pairs) -
 
 
 def penalties(game: Game, params: Params, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
-    """R1 and R2: mean squared gradient norms at every `penalty_stride`-th real and generated image."""
-    stride, b = penalty_stride(game.loss), len(pairs.real)
-    every = min(stride, b)
-    text = jax.tree.map(lambda x: jnp.concatenate([x[::every]] * 2), pairs.own)
-    image = jnp.concatenate([pairs.real[::every], pairs.fake[::every]])  # one gradient for both kinds
-    score = lambda x: game.gan.score(params, game.gan.image_features(params, x), text)
+    """R1 and R2: mean squared gradient norms at the `penalized` ones of real and of generated images."""
+    gan, loss = game.gan, game.loss
+    (stride, n), groups = penalized(loss), len(pairs.real) // loss.group
+    every = min(stride, groups)
+    take = lambda x: x.reshape(groups, -1, *x.shape[1:])[::every, :n].reshape(-1, *x.shape[1:])
+    text = jax.tree.map(lambda x: jnp.concatenate([take(x)] * 2), pairs.own)
+    image = jnp.concatenate([take(pairs.real), take(pairs.fake)])  # one gradient for both kinds
+
+    def score(x: jax.Array) -> jax.Array:
+        seen = gan.image_features(params, x)
+        own = gan.score(params, seen, text)
+        return jnp.append(own, loss.packing * packed_scores(gan, params, seen, n)) if loss.packing else own
+
     norms = losses.gradient_penalty(score, image)
     if every < stride and game.shard.axis:
-        # fewer rows on a device than the stride: only the devices at its multiples have an image that counts
-        norms *= (game.shard.index * b % stride == 0) * (stride / b)
-    return jnp.mean(norms[: b // every]), jnp.mean(norms[b // every :])
+        # fewer groups on a device than the stride: only the devices at its multiples have one that counts
+        norms *= (game.shard.index * groups % stride == 0) * (stride / groups)
+    real, fake = jnp.split(norms, 2)
+    return jnp.mean(real), jnp.mean(fake)
 
 
-def packed_scores(game: Game, params: Params, seen: ImageFeatures) -> jax.Array:
+def packed_scores(gan: Gan, params: Params, seen: ImageFeatures, group: int) -> jax.Array:
     """Returns f32[B / group], the scores of the two images of one caption that each group begins with."""
-    first_two = lambda x: x.reshape(-1, game.loss.group, *x.shape[1:])[:, :2].reshape(-1, *x.shape[1:])
-    return game.gan.score_pairs(params, jax.tree.map(first_two, seen))
+    first_two = lambda x: x.reshape(-1, group, *x.shape[1:])[:, :2].reshape(-1, *x.shape[1:])
+    return gan.score_pairs(params, jax.tree.map(first_two, seen))
 
 
 def discriminator_objective(
@@ -149,7 +161,7 @@ def discriminator_objective(
     if loss.packing:
         # the head reads features that other terms train: a trunk trained by it learns captions later (LOG)
         seen_pairs = stop_gradient((seen_real, seen_fake))
-        real_pairs, fake_pairs = (packed_scores(game, params, seen) for seen in seen_pairs)
+        real_pairs, fake_pairs = (packed_scores(gan, params, seen, loss.group) for seen in seen_pairs)
         total += loss.packing * game.adversarial.discriminator(real_pairs, fake_pairs)
         metrics["pair_gap"] = jnp.mean(real_pairs - fake_pairs)
     if loss.matching:
@@ -176,7 +188,9 @@ def generator_objective(game: Game, params: Params, pairs: Pairs, real: RealScor
     seen_fake = gan.image_features(frozen, pairs.fake)
     total = game.adversarial.generator(real.own, gan.score(frozen, seen_fake, own))
     if real.pairs is not None:
-        total += loss.packing * game.adversarial.generator(real.pairs, packed_scores(game, frozen, seen_fake))
+        total += loss.packing * game.adversarial.generator(
+            real.pairs, packed_scores(gan, frozen, seen_fake, loss.group)
+        )
     if loss.contrast[1]:
         total += loss.contrast[1] * contrastive(game, frozen, seen_fake, pairs._replace(own=own, other=other))
     return total

@@ -31,19 +31,30 @@ WHOLE, LAYOUT = 256, 8 * 8 * 3  # floats: of a picture's features, of its layout
 RUNS = 5
 
 
+def networks(config):
+    return Gan(config.text, config.model, config.data.size, packing=bool(config.loss.packing))
+
+
+def fresh_state(config):
+    """On the host, since a step donates its state."""
+    gan = networks(config)
+    make = lambda: init_state(gan, make_optimizer(gan, config.optim, config.steps), config.seed)
+    return jax.tree.map(np.asarray, jax.jit(make)())
+
+
 def run(config, devices):
-    gan = Gan(config.text, config.model, config.data.size)
+    gan, fresh = networks(config), FRESH[config.loss.packing]
     adam = make_optimizer(gan, config.optim, config.steps)
     runner = make_runner(gan, adam, config, devices)
     source = make_source(config)
     batches = make_batches(make_dataset(source, make_tokenizer(source, config), config), config, 0)
     leaves = lambda state: [np.array(x) for x in jax.tree.leaves(runner.view(state).params)]
     if config.parallel.fsdp == 4:  # made in their place, shard by shard
-        for mine, whole in zip(leaves(runner.init()), leaves(FRESH), strict=True):
+        for mine, whole in zip(leaves(runner.init()), leaves(fresh), strict=True):
             np.testing.assert_allclose(mine, whole, atol=1e-6)
     params, losses = [], []
     for start in STARTS:
-        state = runner.place(start_from(FRESH, start))  # as a run with `init_from`
+        state = runner.place(start_from(fresh, start))  # as a run with `init_from`
         before = leaves(state)
         for _ in range(3):
             state, metrics = runner.step(state, runner.put(next(batches)))
@@ -100,11 +111,8 @@ WAYS = {
 }
 
 assert jax.device_count() == 8
-gan = Gan(BASE.text, BASE.model, BASE.data.size)
-FRESH = jax.tree.map(
-    np.asarray, jax.jit(lambda: init_state(gan, make_optimizer(gan, BASE.optim, BASE.steps), BASE.seed))()
-)  # on the host, since a step donates its state
-STARTS = [jax.jit(gan.init)(jax.random.key(n)) for n in range(RUNS)]
+FRESH = {config.loss.packing: fresh_state(config) for config in (BASE, tiny(**PACKED))}
+STARTS = [jax.jit(networks(BASE).init)(jax.random.key(n)) for n in range(RUNS)]
 found = {name: run(config, jax.devices()[:n]) for name, (config, n) in WAYS.items() if name in sys.argv}
 report = {}
 for name, (params, other, about) in found.items():

@@ -90,6 +90,11 @@ def test_flags_override_a_preset():
         ({"text__vocab": 100}, "--text.vocab 100"),
         ({"loss__penalty_share": 0.0}, "--loss.penalty-share"),
         ({"loss__penalty_share": 0.7}, "1, 1/2, 1/3"),
+        (
+            {"loss__penalty_share": 1 / 3, "loss__packing": 1.0},
+            "must be 1, 1/2, 1/4, ... with --loss.packing",
+        ),
+        ({"loss__diversity": 1.0, "loss__packing": 1.0}, "--loss.packing and --loss.diversity: two ways"),
         ({"loss__penalty_share": 1e-7}, "--loss.penalty-share 1e-07: must be a number from 0.001 to 1"),
         (
             {"model__critic_widths": (), "model__critic_blocks": ()},

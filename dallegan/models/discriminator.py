@@ -31,6 +31,7 @@ class Discriminator(nn.Module):
     dtype: Dtype = jnp.float32
     features: int = 256  # F, of the whole image
     region_features: int = 128  # R, of each region
+    packing: bool = False  # whether there is a head for two images of a caption
 
     @property
     def scale(self) -> float:
@@ -44,7 +45,8 @@ class Discriminator(nn.Module):
         # the head and the sums below are float32 at any compute dtype, as scores are subtracted
         self.whole, self.head = dense(self.features, he()), nn.Dense(1)
         self.project = dense(self.features)
-        self.compare, self.variety = dense(self.region_features, he()), nn.Dense(1)
+        if self.packing:
+            self.compare, self.variety = dense(self.region_features, he()), nn.Dense(1)
         self.key, self.value, self.region = (
             nn.Dense(self.region_features, use_bias=False, dtype=self.dtype) for _ in range(3)
         )

@@ -65,12 +65,15 @@ class Critic(nn.Module):
     text: TextConfig
     model: ModelConfig
     dtype: Dtype
+    packing: bool
 
     def setup(self) -> None:
         self.encoder = Encoder(self.text, self.dtype)
         dcgan = self.model.recipe == "dcgan"
         self.discriminator = (
-            DcganDiscriminator(dtype=self.dtype) if dcgan else Discriminator(self.model, self.dtype)
+            DcganDiscriminator(dtype=self.dtype)
+            if dcgan
+            else Discriminator(self.model, self.dtype, packing=self.packing)
         )
 
     def encode(self, tok_BT: jax.Array) -> TextFeatures:
@@ -94,7 +97,7 @@ class Critic(nn.Module):
 
     def __call__(self, image_BHWC: jax.Array, tok_BT: jax.Array) -> jax.Array:
         seen = self.image_features(image_BHWC)
-        if self.is_initializing() and self.model.recipe == "residual":
+        if self.is_initializing() and self.packing:
             self.score_pairs(jax.tree.map(lambda x: jnp.concatenate([x, x]), seen))  # makes its parameters
         return self.score(seen, self.encode(tok_BT))
 
@@ -111,6 +114,7 @@ class Gan:
     model: ModelConfig
     size: int
     dtype: Dtype = jnp.float32
+    packing: bool = False  # whether the discriminator has a head for two images of a caption
 
     @functools.cached_property
     def synthesis(self) -> Synthesis:
@@ -120,7 +124,7 @@ class Gan:
     @functools.cached_property
     def critic(self) -> Critic:
         """The linen module behind discriminate."""
-        return Critic(self.text, self.model, self.dtype)
+        return Critic(self.text, self.model, self.dtype, self.packing)
 
     def init(self, key: jax.Array) -> Params:
         """Returns fresh float32 parameters."""
@@ -181,7 +185,7 @@ class Gan:
     def score_pairs(self, params: Params, seen: ImageFeatures) -> Float[jax.Array, " P"]:
         """Scores pairs of images, f32[B/2]: rows 2 k and 2 k + 1 of `image_features`, of one caption.
 
-        A higher score is more like two real images of a caption. The dcgan recipe has no such head.
+        A higher score is more like two real images of a caption. Only a Gan with `packing` has this head.
         """
         return self._critic(params, seen, method="score_pairs")
 
