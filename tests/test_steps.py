@@ -87,7 +87,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(batches):
     assert not same(new.params, state.params)
 
 
-@pytest.mark.parametrize("term", ["diversity", "packing"])
+@pytest.mark.parametrize("term", ["packing", pytest.param("diversity", marks=pytest.mark.slow)])
 def test_each_player_follows_the_gradient_of_its_own_loss_alone(batches, term):
     config = tiny(augment__shift=0.0, text__length=6, **{f"loss__{term}": 2.0})
     batch = {k: v if k == "image" else v[:, :6] for k, v in batches[0].items()}
