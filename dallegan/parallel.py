@@ -50,7 +50,8 @@ def check_devices(config: Config, devices: Devices | None = None) -> None:
         most = config.batch + least * DIVERSITY_STRIDE
         fits = [x for x in range(n, most + 1, n) if rows_fit(dataclasses.replace(config, batch=x), n)]
         near = [*[x for x in fits if x < config.batch][-1:], *[x for x in fits if x > config.batch][:1]]
-        why = f"{n} device{'s' * (n > 1)}, --parallel.accumulate, --loss.penalty-share, packing and diversity"
+        flags = "--parallel.accumulate, --loss.penalty-share, --loss.packing and --loss.diversity"
+        why = f"{n} device{'s' * (n > 1)}, {flags}"
         whole = dataclasses.replace(config, loss=dataclasses.replace(config.loss, penalty_share=1.0))
         take = [*map(str, near), *["--loss.penalty-share 1"] * rows_fit(whole, n)]
         raise UserError(f"--batch {config.batch}: does not split evenly over {why}; take {' or '.join(take)}")

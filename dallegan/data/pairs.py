@@ -10,10 +10,9 @@ import numpy as np
 
 from dallegan.data.source import Example, Source
 
-MOST = 20_000  # captions to find others among
-WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+"
-)  # Han and kana one by one
+MOST = 20_000  # captions among which partners are found
+# Han and kana one by one, other letters and digits by the word
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 NEAR = 5  # captions to choose a partner's from, if no other has the same words
 Key = tuple[int, ...]
 

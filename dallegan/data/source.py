@@ -63,7 +63,7 @@ class Source(Protocol):
     def again(self, index: int, rng: np.random.Generator) -> Example | None:
         """Returns another image of the same caption; None if the source can make none, as by default.
 
-        `data.pairs` then takes the image whose caption is nearest.
+        `data.pairs.Alike` then finds an image whose caption has the same words, or the nearest.
         """
         return None
 

@@ -50,7 +50,7 @@ def make_quick(config: Config, source: Source, n: int = 256) -> Quick | None:
             report = {name: value for part in parts for name, value in part(model).items()}
         if (diversity := report.get("diversity", 1.0)) < LEAST and not warned:
             warned = True
-            hint = "a run with --loss.packing 1 draws them more diverse (docs/faq.md)"
+            hint = "--loss.packing and --loss.diversity are made for that (docs/faq.md)"
             text = f"diversity {diversity:.2f}: images of a caption are nearly alike; {hint}"
             warnings.warn(text, stacklevel=2)
         return report

@@ -29,6 +29,7 @@ TITLES: dict[str, str] = {
     "alignment": "alignment: fraction of captions drawn with every attribute right",
     "diversity": "diversity: distance of drawn images of a caption, over that of real ones",
     "match_gap": "match gap: score of a real image with its own caption less that with another",
+    "pair_gap": "pair gap: score of two real images of a caption less that of two drawn ones",
     "images_per_second": "images per second",
 }
 # the charts of one run: title and read-outs
@@ -38,7 +39,8 @@ CHARTS: dict[str, tuple[str, ...]] = {
         *(f"alignment_{name}" for name in ("kind", "colour", "size", "place")),
     ),
     TITLES["diversity"]: ("diversity",),
-    TITLES["match_gap"]: ("match_gap", "pair_gap"),
+    TITLES["match_gap"]: ("match_gap",),
+    TITLES["pair_gap"]: ("pair_gap",),
     "losses": ("d_loss", "g_loss"),
     "gradient penalties": ("r1", "r2"),
     "gradient norms": ("grad_norm_d", "grad_norm_g"),
